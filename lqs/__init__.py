@@ -1,0 +1,9 @@
+"""Learned weight quantization for Keras: nested quantization layers with trainable scale factors."""
+
+from lqs.layers import QuantConv2D, QuantDense, QuantizedLayer, QuantizedModel, QuantizedParameters
+from lqs.nested import MIN_SCALE, NestedQuantization
+from lqs.penalties import DifferencePenalty, InversePenalty, MaxBinPenalty, Penalty
+from lqs.rules import Frozen, GradientRatio, Rule, StraightThrough
+from lqs.wrapping import quantize
+
+__version__ = "0.1.0"

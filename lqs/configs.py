@@ -1,0 +1,152 @@
+"""Configurations: everything that determines one training run, and the identity derived from it."""
+
+import dataclasses
+import hashlib
+import json
+import math
+
+from lqs.granularity import GRANULARITIES
+
+# protocol: dataset: (epochs, batch size, learning rate). `laptop` and `smoke` keep the thesis's product of
+# learning rate and steps, which bounds how far a scale can travel under Adam.
+PROTOCOLS = {
+    "thesis": {"mnist": (20, 32, 1e-4)},
+    "laptop": {"mnist": (4, 32, 5e-4)},
+    "smoke": {"digits": (10, 32, 8e-3)},
+}
+NETWORK_OF_DATASET = {"mnist": "dense", "digits": "dense"}
+REGIMES = ("scratch", "pretrained")
+# method: (rule, penalty). The strength is the rule's threshold for `nested`, the penalty's rate otherwise.
+METHODS = {
+    "float": (None, None),
+    "nested": ("gradient_ratio", None),
+    "max_bin": ("frozen", "max_bin"),
+    "inverse": ("frozen", "inverse"),
+    "difference": ("frozen", "difference"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One training run. Make it by `make_config`, which fills in the protocol's values.
+
+    Attributes:
+        dataset: name of a dataset of `lqs.data`.
+        network: name of a network of `lqs.models`.
+        method: `"float"`, `"nested"`, `"max_bin"`, `"inverse"` or `"difference"`.
+        strength: threshold `lam` of `nested`, rate `gamma` of a penalty, 0 for `float`.
+        granularity: of the kernels; biases are always `"scalar"`.
+        regime: `"scratch"`, or `"pretrained"`: starting from the float network of the same seed.
+        seed: of initial weights and batch order.
+        protocol: name of the protocol that `epochs`, `batch_size` and `learning_rate` come from.
+        rounding: `"floor"` or `"nearest"`.
+        update_stalled: whether scales whose elements are all sensitive still grow (`lqs.GradientRatio`).
+        epsilon: Adam's.
+        backend: Keras backend, since the same seed gives other random numbers on another one.
+    """
+
+    dataset: str
+    network: str
+    method: str
+    strength: float
+    granularity: str
+    regime: str
+    seed: int
+    protocol: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    rounding: str = "floor"
+    update_stalled: bool = True
+    epsilon: float = 1e-7
+    backend: str = "jax"
+
+    def __post_init__(self):
+        choices = {
+            "method": tuple(METHODS),
+            "granularity": GRANULARITIES,
+            "regime": REGIMES,
+            "rounding": ("floor", "nearest"),
+            "backend": ("jax", "tensorflow"),
+        }
+        for name, known in choices.items():
+            received = getattr(self, name)
+            if received not in known:
+                raise ValueError(f"Argument `{name}` must be one of {known}. Received: {name}={received!r}")
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            raise ValueError(f"Argument `strength` must be finite and >= 0. Received: strength={self.strength}")
+
+    @property
+    def rule(self):
+        """Name of the scale-update rule, `None` for a float network."""
+        return METHODS[self.method][0]
+
+    @property
+    def penalty(self):
+        """Name of the loss term, or `None`."""
+        return METHODS[self.method][1]
+
+    @property
+    def id(self):
+        """Readable name, unique by a digest of the fields.
+
+        Fields at their default are left out of the digest, so that a field added later changes no id.
+        """
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields = {f.name: fields[f.name] for f in dataclasses.fields(self) if fields[f.name] != f.default}
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+        parts = [self.protocol, self.method, self.granularity, f"{self.strength:g}", self.regime]
+        return "-".join([*parts, f"s{self.seed}", digest])
+
+
+def make_config(
+    dataset,
+    method,
+    strength=0.0,
+    granularity="scalar",
+    regime="scratch",
+    seed=42,
+    protocol="thesis",
+    **overrides,
+):
+    """Return a `Config` with the values of its protocol.
+
+    Args:
+        overrides: any further fields of `Config`, such as `epsilon` or `backend`.
+
+    Raises:
+        ValueError: if a name is unknown, a number out of range, or the protocol not defined for the dataset.
+
+    Example:
+
+    >>> make_config("mnist", "nested", 1e-10, "row").id
+    'thesis-nested-row-1e-10-scratch-s42-...'
+    """
+    if dataset not in PROTOCOLS.get(protocol, {}):
+        known = {name: sorted(datasets) for name, datasets in PROTOCOLS.items()}
+        raise ValueError(
+            f"Arguments `protocol` and `dataset` must be among {known}. "
+            f"Received: protocol={protocol!r}, dataset={dataset!r}"
+        )
+    epochs, batch_size, learning_rate = PROTOCOLS[protocol][dataset]
+    fields = {
+        "dataset": dataset,
+        "network": NETWORK_OF_DATASET[dataset],
+        "method": method,
+        "strength": float(strength),
+        "granularity": granularity,
+        "regime": regime,
+        "seed": seed,
+        "protocol": protocol,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+    }
+    return Config(**{**fields, **overrides})
+
+
+def float_config(config):
+    """Return the configuration of the float baseline of `config`: same network, protocol, seed and backend."""
+    kept = ("epochs", "batch_size", "learning_rate", "epsilon", "backend")
+    overrides = {name: getattr(config, name) for name in kept}
+    return make_config(config.dataset, "float", seed=config.seed, protocol=config.protocol, **overrides)

@@ -1,0 +1,216 @@
+"""The nested quantization layer: a layer whose input is a parameter tensor of another layer."""
+
+import math
+
+import keras
+from keras import ops
+
+from lqs.granularity import scale_shape, sharing_axes, validate_granularity
+from lqs.penalties import validate_penalty
+from lqs.rounding import signed_levels, to_integers, validate_rounding
+from lqs.rules import FLOAT32_EPSILON, GradientRatio, Rule, get_rule, is_within
+
+MIN_SCALE = 100 * FLOAT32_EPSILON
+
+
+@keras.saving.register_keras_serializable("lqs")
+class MinValue(keras.constraints.Constraint):
+    """Keeps every element of a weight at or above `minimum`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.asarray(MinValue(0.5)(np.array([-1.0, 2.0], "float32"))).tolist()
+    [0.5, 2.0]
+    """
+
+    def __init__(self, minimum):
+        self.minimum = minimum
+
+    def __call__(self, value):
+        return ops.maximum(value, ops.cast(self.minimum, value.dtype))
+
+    def get_config(self):
+        return {"minimum": self.minimum}
+
+
+@keras.saving.register_keras_serializable("lqs")
+class NestedQuantization(keras.layers.Layer):
+    """Quantizes a parameter tensor with a learned scale (thesis, section 3.1).
+
+    Forward, with `P` the input and `s` the trainable weight `scale`:
+
+        P_q = round(P / s)         integers
+        P_r = P_q * s              output, what the outer layer computes with
+
+    Backward, with `L` the loss:
+
+        dL/dP := dL/dP_r           straight-through estimator; 0 where clipped, if `bits` is given
+        dL/ds := rule(...)         see `lqs.rules`
+
+    plus the gradient of the penalty, if there is one, to both.
+
+    Args:
+        granularity: axes along which `s` varies: `"scalar"`, `"row"`, `"column"`, `"channel"`, `"filter"` or a
+            tuple of axes. See `lqs.granularity.varying_axes`.
+        rule: gradient of the scale: `GradientRatio`, `StraightThrough`, `Frozen` or a function. `None` stands
+            for `GradientRatio()`.
+        penalty: loss term: `MaxBinPenalty`, `InversePenalty`, `DifferencePenalty`, or `None`.
+        rounding: `"floor"` (the thesis's) or `"nearest"`.
+        bits: `None` for unbounded integers (the thesis's), or the width of the signed integers to clip to.
+        initial_scale: value of `s` before training, at least `100 * 2**-23` (the default).
+
+    Input shape:
+        Any; the parameter's, fixed at `build`.
+
+    Raises:
+        ValueError: if an argument is not as above, the parameter's rank does not admit the granularity, or the
+            parameter is not of a float dtype.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = NestedQuantization("row", initial_scale=0.5)
+    >>> parameter = np.array([[0.7, -0.1], [1.2, 0.2]], "float32")
+    >>> np.asarray(layer(parameter)).tolist()
+    [[0.5, -0.5], [1.0, 0.0]]
+    >>> np.asarray(layer.integers(parameter)).tolist()
+    [[1, -1], [2, 0]]
+    """
+
+    def __init__(
+        self,
+        granularity="scalar",
+        rule=None,
+        penalty=None,
+        rounding="floor",
+        bits=None,
+        initial_scale=MIN_SCALE,
+        **kwargs,
+    ):
+        # The arithmetic stays in the parameter's own precision, also under a mixed-precision policy.
+        super().__init__(autocast=False, **kwargs)
+        self.granularity = validate_granularity(granularity)
+        self.rule = GradientRatio() if rule is None else rule
+        self._scale_gradient = get_rule(self.rule)
+        self.penalty = validate_penalty(penalty)
+        self.rounding = validate_rounding(rounding)
+        self.bits = bits
+        self.levels = signed_levels(bits)
+        self.initial_scale = _validate_initial_scale(initial_scale)
+        if isinstance(self.rule, Rule):
+            self.rule.levels = self.levels
+
+    def build(self, input_shape):
+        """Create the weight `scale`, of the shape of `input_shape` with size 1 on the shared axes."""
+        self.parameter_shape = tuple(input_shape)
+        self.sharing_axes = sharing_axes(self.granularity, len(self.parameter_shape))
+        self.scale = self.add_weight(
+            name="scale",
+            shape=scale_shape(self.granularity, self.parameter_shape),
+            initializer=keras.initializers.Constant(self.initial_scale),
+            constraint=MinValue(MIN_SCALE),
+        )
+
+    @property
+    def size(self):
+        """Number of elements of the parameter, `#P`."""
+        return math.prod(self.parameter_shape)
+
+    def call(self, parameter):
+        """Return `P_r`, of the shape and dtype of `parameter`."""
+        _validate_float(parameter)
+        scale = ops.cast(self.scale, parameter.dtype)
+        if self.penalty is not None:
+            self.add_loss(self._weighted_penalty(parameter, scale))
+        return _reconstruct(self, parameter, scale)
+
+    def integers(self, parameter):
+        """Return `P_q` as an int32 tensor of the shape of `parameter`."""
+        _validate_float(parameter)
+        parameter = ops.convert_to_tensor(parameter)
+        if not self.built:
+            self.build(parameter.shape)
+        integers = to_integers(parameter, ops.convert_to_tensor(self.scale), self.rounding, self.levels)
+        return ops.cast(integers, "int32")
+
+    def copy(self):
+        """Return an unbuilt layer of the same configuration, as `lqs.quantize` makes for each parameter."""
+        return type(self).from_config({**self.get_config(), "name": None})
+
+    def get_config(self):
+        config = {
+            # JSON has no tuples.
+            "granularity": self.granularity if isinstance(self.granularity, str) else list(self.granularity),
+            "rule": keras.saving.serialize_keras_object(self.rule),
+            "penalty": keras.saving.serialize_keras_object(self.penalty),
+            "rounding": self.rounding,
+            "bits": self.bits,
+            "initial_scale": self.initial_scale,
+        }
+        return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("rule", "penalty")}
+        return cls(**{**config, **parts})
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def _weighted_penalty(self, parameter, scale):
+        share = self.size / sum(layer.size for layer in nested_layers(_entry_layer(self)) if layer.built)
+        term = self.penalty.term(parameter, scale, self.sharing_axes)
+        return ops.multiply(ops.multiply(self.penalty.rate, share), ops.cast(term, "float32"))
+
+
+def nested_layers(layer):
+    """Return every `NestedQuantization` inside `layer`, in the order of its weights."""
+    return [inner for inner in layer._flatten_layers() if isinstance(inner, NestedQuantization)]
+
+
+def _entry_layer(layer):
+    """Return the outermost layer of the call in progress: the model that is trained or evaluated.
+
+    Keras has no public name for it. A layer cannot know the model it will be part of, and a number stored at
+    construction would be wrong as soon as the layer moves into another model.
+    """
+    return layer._get_call_context().entry_layer
+
+
+def _reconstruct(layer, parameter, scale):
+    """Return `P_r` with the gradients of `NestedQuantization`."""
+    rounding, levels, axes = layer.rounding, layer.levels, layer.sharing_axes
+
+    @ops.custom_gradient
+    def reconstruct(parameter, scale):
+        integers = to_integers(parameter, scale, rounding, levels)
+
+        def gradient(*args, upstream=None):
+            upstream = args[-1] if upstream is None else upstream
+            scale_gradient = layer._scale_gradient(upstream, parameter, integers, scale, axes)
+            scale_gradient = ops.reshape(ops.cast(scale_gradient, scale.dtype), scale.shape)
+            if levels is None:
+                return upstream, scale_gradient
+            inside = is_within(ops.divide(parameter, scale), levels)
+            return ops.where(inside, upstream, ops.zeros_like(upstream)), scale_gradient
+
+        return ops.multiply(integers, scale), gradient
+
+    return reconstruct(parameter, scale)
+
+
+def _validate_float(parameter):
+    dtype = keras.backend.standardize_dtype(parameter.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        raise ValueError(f"Argument `parameter` must be of a float dtype. Received: dtype={dtype}")
+
+
+def _validate_initial_scale(initial_scale):
+    is_number = isinstance(initial_scale, (int, float)) and not isinstance(initial_scale, bool)
+    if not is_number or not MIN_SCALE <= initial_scale < math.inf:
+        raise ValueError(
+            f"Argument `initial_scale` must be a finite number of at least {MIN_SCALE:.4g}. "
+            f"Received: initial_scale={initial_scale!r}"
+        )
+    return float(initial_scale)

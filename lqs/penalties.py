@@ -1,0 +1,130 @@
+"""Penalties: loss terms that make scales grow (thesis, section 3.2).
+
+The loss of a model with penalties is `L_task + rate * L_term`, where a term is a mean over the whole model,
+
+    L_term = sum_P #P * term(P, s) / sum_P #P
+
+with `#P` the number of elements of the parameter `P` and the sums over every quantized parameter of the model
+that is trained. The terms are continuous: none of them contains a floor.
+"""
+
+import keras
+from keras import ops
+
+from lqs.rules import add_strength, validate_strength
+
+
+def max_bin(parameter, scale, axes):
+    """Return `mean_k(max(abs(P) / s_k))`: the maximum over the elements that share `s_k`, the mean over scales.
+
+    Args:
+        parameter: float tensor `P`.
+        scale: positive float tensor `s`, broadcastable to `P`.
+        axes: axes along which elements share one scale.
+
+    Returns:
+        Scalar tensor.
+
+    Example:
+
+    >>> import numpy as np
+    >>> parameter, scale = np.array([[1.0, -3.0], [2.0, 1.0]]), np.array([[1.0], [2.0]])
+    >>> float(max_bin(parameter, scale, (1,)))
+    2.0
+    """
+    return ops.mean(ops.max(ops.divide(ops.abs(parameter), scale), axis=axes))
+
+
+def inverse(parameter, scale, axes):
+    """Return `mean(1 / s)`; see `max_bin` for the arguments.
+
+    Example:
+
+    >>> import numpy as np
+    >>> float(inverse(np.ones((2, 1)), np.array([[1.0], [2.0]]), (1,)))
+    0.75
+    """
+    return ops.mean(ops.reciprocal(scale))
+
+
+def difference(parameter, scale, axes):
+    """Return `mean(abs(P - P / s))`; see `max_bin` for the arguments.
+
+    The term compares `P` with `P / s`, not with `s * floor(P / s)`: it is least at `s = 1`, not at `s = 0`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> float(difference(np.array([1.0, -3.0]), np.array([0.5]), (0,)))
+    2.0
+    """
+    return ops.mean(ops.abs(ops.subtract(parameter, ops.divide(parameter, scale))))
+
+
+class Penalty(keras.layers.Layer):
+    """Base of the penalties. A subclass implements `term`.
+
+    Args:
+        rate: `gamma >= 0`, the weight of the term in the loss. Kept as the non-trainable weight `rate`.
+
+    Raises:
+        ValueError: if the rate is negative, not finite, or not a number.
+
+    Example: a term of one's own, the mean of `-log(s)`.
+
+    >>> @keras.saving.register_keras_serializable("docs")
+    ... class LogPenalty(Penalty):
+    ...     def term(self, parameter, scale, axes):
+    ...         return -ops.mean(ops.log(scale))
+    """
+
+    def __init__(self, rate, **kwargs):
+        super().__init__(**kwargs)
+        self._initial_rate = validate_strength("rate", rate)
+        self.rate = add_strength(self, "rate", rate)
+        self.built = True
+
+    def term(self, parameter, scale, axes):
+        """Return the scalar term of one parameter; the arguments are those of `max_bin`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `term`.")
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self._initial_rate}
+
+
+@keras.saving.register_keras_serializable("lqs")
+class MaxBinPenalty(Penalty):
+    """Penalizes the range of the integers; see `max_bin`."""
+
+    def term(self, parameter, scale, axes):
+        return max_bin(parameter, scale, axes)
+
+
+@keras.saving.register_keras_serializable("lqs")
+class InversePenalty(Penalty):
+    """Penalizes small scales; see `inverse`."""
+
+    def term(self, parameter, scale, axes):
+        return inverse(parameter, scale, axes)
+
+
+@keras.saving.register_keras_serializable("lqs")
+class DifferencePenalty(Penalty):
+    """Penalizes the distance between a parameter and its quotient by the scale; see `difference`."""
+
+    def term(self, parameter, scale, axes):
+        return difference(parameter, scale, axes)
+
+
+def validate_penalty(penalty):
+    """Return `penalty` if it is a `Penalty` or `None`.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise ValueError(
+            "Argument `penalty` must be None or an `lqs.Penalty` such as `lqs.MaxBinPenalty(1e-8)`. "
+            f"Received: penalty={penalty!r}"
+        )
+    return penalty

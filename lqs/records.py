@@ -1,0 +1,88 @@
+"""Run records: one JSON file per training run, `<root>/<dataset>/<id>.json`, written whole or not at all.
+
+`data/README.md` gives the meaning of each field.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from lqs.configs import Config
+
+RUNS = Path(__file__).resolve().parent.parent / "data" / "runs"
+
+
+def record_path(config, root=RUNS):
+    """Return where the record of `config` lies or will lie."""
+    return Path(root) / config.dataset / f"{config.id}.json"
+
+
+def write_record(record, root=RUNS):
+    """Write a record and return its path; a crash in the middle leaves no file, or the old one."""
+    path = record_path(Config(**record["config"]), root)
+    write_atomically(path, (json.dumps(record, indent=None, separators=(",", ":")) + "\n").encode())
+    return path
+
+
+def read_record(config, root=RUNS):
+    """Return the record of `config`, or `None` if it has not been run.
+
+    Raises:
+        ValueError: if the file is not a record of this configuration.
+    """
+    path = record_path(config, root)
+    if not path.exists():
+        return None
+    record = _load(path)
+    if Config(**record["config"]) != config:
+        raise ValueError(f"{path} is the record of another configuration: {record['config']}")
+    return record
+
+
+def read_records(root=RUNS, dataset="*"):
+    """Return all records under `root`, of one dataset or of all, as one table with one row per run.
+
+    Columns are the fields of `config`, `environment` and `final`; `history` and `parameters` hold their lists.
+    The columns `rule`, `penalty` and `id` are derived from the configuration.
+
+    Args:
+        root: folder of the records.
+        dataset: name of a dataset.
+
+    Returns:
+        `pandas.DataFrame`, sorted by id; empty if there is none.
+    """
+    paths = sorted(Path(root).glob(f"{dataset}/*.json"))
+    return pd.DataFrame([_row(_load(path)) for path in paths])
+
+
+def write_atomically(path, content):
+    """Write bytes to `path` by way of a temporary file in the same folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _load(path):
+    try:
+        record = json.loads(path.read_text())
+        return {key: record[key] for key in ("config", "environment", "history", "final", "parameters")}
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a run record: {error!r}") from error
+
+
+def _row(record):
+    config = Config(**record["config"])
+    derived = {"id": config.id, "rule": config.rule, "penalty": config.penalty}
+    lists = {"history": record["history"], "parameters": record["parameters"]}
+    return {**record["config"], **derived, **record["environment"], **record["final"], **lists}

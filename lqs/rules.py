@@ -1,0 +1,244 @@
+"""Scale-update rules: which gradient the scale factor of a nested quantization layer receives.
+
+A rule is a plug-in. It is a pure function of five tensors and axes,
+
+    rule(upstream, parameter, integers, scale, axes) -> gradient with the shape of `scale`
+
+where `upstream` is the gradient of the loss with respect to the reconstructed parameter `P_r = P_q * s`, and
+`axes` are the axes along which elements share one scale. Pass such a function, or a `Rule` that carries
+configuration, as `NestedQuantization(rule=...)`.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+FLOAT32_EPSILON = 2.0**-23
+DEFAULT_THRESHOLD = 1e-10
+
+
+def sensitivity_ratio(upstream, reconstructed):
+    """Return `r = abs(dL/dP_r) / max(eps, abs(P_r))`, elementwise, with `eps = 2**-23` (thesis, section 3.1).
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.asarray(sensitivity_ratio(np.array([1.0, -1.0]), np.array([4.0, 0.0]))).tolist()
+    [0.25, 8388608.0]
+    """
+    return ops.divide(ops.abs(upstream), ops.maximum(ops.abs(reconstructed), FLOAT32_EPSILON))
+
+
+def gradient_ratio(upstream, parameter, integers, scale, axes, threshold, update_stalled=False):
+    """Return the thesis's gradient of the scale: the mean vote of its elements times their range.
+
+    With `r` the `sensitivity_ratio` and `lam` the threshold, per element and per scale
+
+        g = 0 if r >= lam else -tanh(lam - r)
+        gradient = mean(g) * max(abs(P_q))
+
+    which is never positive: an optimizer only ever raises the scale, until the elements vote "sensitive".
+
+    Args:
+        upstream: gradient of the loss with respect to `P_r`, of the shape of `P`.
+        parameter: `P`; not used by this rule.
+        integers: `P_q`, as floats.
+        scale: `s`, broadcastable to `P`.
+        axes: axes along which elements share one scale.
+        threshold: `lam`, a non-negative scalar.
+        update_stalled: if true, a scale whose elements are all sensitive (`r >= lam`) receives
+            `-tanh(lam) * max(abs(P_q))` instead of 0 (the submitted version of the thesis).
+
+    Returns:
+        Tensor of the shape of `scale`.
+
+    Example: the first of two rows votes, the second is sensitive throughout.
+
+    >>> import numpy as np
+    >>> upstream = np.array([[0.0, 8.0], [8.0, 8.0]], "float32")
+    >>> integers = np.array([[2.0, 4.0], [1.0, 1.0]], "float32")
+    >>> scale = np.ones((2, 1), "float32")
+    >>> np.asarray(gradient_ratio(upstream, integers, integers, scale, (1,), 0.5)).round(4).tolist()
+    [[-0.9242], [0.0]]
+    """
+    magnitude = ops.abs(integers)
+    ratio = sensitivity_ratio(upstream, ops.multiply(magnitude, scale))
+    # tanh is odd, so min() selects both cases at once: r >= lam gives tanh(0) = 0.
+    votes = ops.tanh(ops.minimum(ops.subtract(ratio, threshold), 0.0))
+    mean_vote = ops.mean(votes, axis=axes, keepdims=True)
+    if update_stalled:
+        all_sensitive = ops.equal(mean_vote, 0.0)
+        mean_vote = ops.where(all_sensitive, ops.negative(ops.tanh(threshold)), mean_vote)
+    return ops.multiply(mean_vote, ops.max(magnitude, axis=axes, keepdims=True))
+
+
+def straight_through(upstream, parameter, integers, scale, axes, levels=None):
+    """Return the straight-through gradient of the scale (LSQ, Esser et al. 2020, arXiv 1902.08153, eq. 3).
+
+    With `v = P / s`, summed over the elements that share a scale:
+
+        dP_r/ds = P_q - v      where lowest < v < highest (everywhere if `levels` is None)
+                = lowest       where v <= lowest
+                = highest      where v >= highest
+
+    Example: one scale, rounding down 0.75 and 0.5 to 0 at s = 1.
+
+    >>> import numpy as np
+    >>> parameter = np.array([0.75, 0.5], "float32")
+    >>> one = np.ones(1, "float32")
+    >>> np.asarray(straight_through(np.ones(2, "float32"), parameter, 0 * parameter, one, (0,))).tolist()
+    [-1.25]
+    """
+    ratio = ops.divide(parameter, scale)
+    slope = ops.subtract(integers, ratio)
+    if levels is not None:
+        slope = ops.where(is_within(ratio, levels), slope, ops.clip(ratio, *levels))
+    return ops.sum(ops.multiply(upstream, slope), axis=axes, keepdims=True)
+
+
+def is_within(ratio, levels):
+    """Return the mask of the elements that clipping to `levels = (lowest, highest)` leaves alone."""
+    lowest, highest = levels
+    return ops.logical_and(ops.greater(ratio, lowest), ops.less(ratio, highest))
+
+
+class Rule(keras.layers.Layer):
+    """Base of the rules that carry configuration.
+
+    A subclass implements `scale_gradient` and, if it has arguments, `get_config`. It is a Keras layer only so
+    that its strengths are non-trainable weights: they can be assigned between epochs without retracing, are
+    saved with the model, and can be mapped over by `jax.vmap`.
+
+    Attributes:
+        levels: `(lowest, highest)` integer of the layer that owns the rule, `None` if unbounded; set by it.
+
+    Example: a rule in a few lines, by which a scale follows the sign of the straight-through gradient.
+
+    >>> @keras.saving.register_keras_serializable("docs")
+    ... class SignRule(Rule):
+    ...     def scale_gradient(self, upstream, parameter, integers, scale, axes):
+    ...         return ops.sign(straight_through(upstream, parameter, integers, scale, axes))
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.levels = None
+        self.built = True
+
+    def scale_gradient(self, upstream, parameter, integers, scale, axes):
+        """Return the gradient of `scale`, with its shape; the arguments are those of `gradient_ratio`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `scale_gradient`.")
+
+
+@keras.saving.register_keras_serializable("lqs")
+class GradientRatio(Rule):
+    """The thesis's rule: scales grow while the parameters' gradients are small relative to the parameters.
+
+    See `gradient_ratio` for the equations. Under Adam only the ratio of this gradient to Adam's `epsilon`
+    matters, so a useful threshold moves with the optimizer's `epsilon`.
+
+    Args:
+        threshold: `lam >= 0`; larger means coarser. Kept as the non-trainable weight `threshold`.
+        update_stalled: `False` is the thesis draft's rule, `True` that of the published experiments: scales
+            whose elements are all sensitive still grow.
+
+    Raises:
+        ValueError: if the threshold is negative, not finite, or not a number.
+
+    Example:
+
+    >>> GradientRatio(1e-10).get_config()["threshold"]
+    1e-10
+    """
+
+    def __init__(self, threshold=DEFAULT_THRESHOLD, update_stalled=False, **kwargs):
+        super().__init__(**kwargs)
+        self._initial_threshold = validate_strength("threshold", threshold)
+        if not isinstance(update_stalled, bool):
+            raise ValueError(f"Argument `update_stalled` must be a bool. Received: {update_stalled!r}")
+        self.update_stalled = update_stalled
+        self.threshold = add_strength(self, "threshold", threshold)
+
+    def scale_gradient(self, upstream, parameter, integers, scale, axes):
+        threshold = ops.convert_to_tensor(self.threshold)
+        return gradient_ratio(upstream, parameter, integers, scale, axes, threshold, self.update_stalled)
+
+    def get_config(self):
+        config = {"threshold": self._initial_threshold, "update_stalled": self.update_stalled}
+        return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable("lqs")
+class StraightThrough(Rule):
+    """The true straight-through gradient of the scale, as in LSQ (Esser et al. 2020, arXiv 1902.08153).
+
+    See `straight_through` for the equation.
+
+    Args:
+        normalize: if true, multiply by LSQ's gradient scale `1 / sqrt(N * highest)`, with `N` the number of
+            elements that share the scale and `highest` the highest level (1 if the layer has no `bits`).
+
+    Example:
+
+    >>> StraightThrough(normalize=True).normalize
+    True
+    """
+
+    def __init__(self, normalize=False, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(normalize, bool):
+            raise ValueError(f"Argument `normalize` must be a bool. Received: normalize={normalize!r}")
+        self.normalize = normalize
+
+    def scale_gradient(self, upstream, parameter, integers, scale, axes):
+        gradient = straight_through(upstream, parameter, integers, scale, axes, self.levels)
+        if not self.normalize:
+            return gradient
+        num_sharing = math.prod(parameter.shape[axis] for axis in axes)
+        highest = 1 if self.levels is None else self.levels[1]
+        return ops.multiply(gradient, 1.0 / math.sqrt(num_sharing * highest))
+
+    def get_config(self):
+        return {**super().get_config(), "normalize": self.normalize}
+
+
+@keras.saving.register_keras_serializable("lqs")
+class Frozen(Rule):
+    """No task gradient for the scale: it stays, unless a penalty moves it (thesis, section 3.2).
+
+    Equal to `GradientRatio(0)`, without computing the votes.
+    """
+
+    def scale_gradient(self, upstream, parameter, integers, scale, axes):
+        return ops.zeros_like(scale)
+
+
+def get_rule(rule):
+    """Return the function `(upstream, parameter, integers, scale, axes) -> gradient` that `rule` stands for.
+
+    Raises:
+        ValueError: if `rule` is neither a `Rule` nor a function.
+    """
+    if isinstance(rule, Rule):
+        return rule.scale_gradient
+    if callable(rule) and not isinstance(rule, type):
+        return rule
+    raise ValueError(
+        "Argument `rule` must be an `lqs.Rule` such as `lqs.GradientRatio(1e-10)`, or a function "
+        f"`(upstream, parameter, integers, scale, axes) -> gradient`. Received: rule={rule!r}"
+    )
+
+
+def validate_strength(name, value):
+    """Return `value` as a float if it is a finite, non-negative number; `name` is for the error message."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0:
+        raise ValueError(f"Argument `{name}` must be a finite number >= 0. Received: {name}={value!r}")
+    return float(value)
+
+
+def add_strength(layer, name, value):
+    """Add the scalar `value` to `layer` as a non-trainable float32 weight."""
+    initializer = keras.initializers.Constant(value)
+    return layer.add_weight(name=name, shape=(), initializer=initializer, dtype="float32", trainable=False)

@@ -1,0 +1,230 @@
+"""Training: from a configuration to its run record."""
+
+import dataclasses
+import functools
+import io
+import os
+import platform
+import subprocess
+import time
+import traceback
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm.auto import tqdm
+
+from lqs import data, penalties, rules
+from lqs.configs import float_config
+from lqs.models import NETWORKS
+from lqs.nested import NestedQuantization
+from lqs.records import RUNS, read_record, write_atomically, write_record
+from lqs.statistics import histogram, integer_statistics, model_integers, quantized_parameters, zipped_bytes
+from lqs.wrapping import quantize
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "raw" / "weights"
+PENALTIES = {
+    "max_bin": penalties.MaxBinPenalty,
+    "inverse": penalties.InversePenalty,
+    "difference": penalties.DifferencePenalty,
+}
+VALIDATION_BATCH_SIZE = 1000
+STEPS_PER_EXECUTION = 25
+
+
+def run_all(configs, root=RUNS, weights=WEIGHTS):
+    """Return the records of `configs` in order, training those that have not been run yet.
+
+    Each record is written as soon as its run ends, so that an interrupted batch resumes. A run that fails is
+    reported and does not keep the others from being run.
+
+    Args:
+        configs: list of `lqs.Config`.
+        root: folder of the records.
+        weights: folder of the float baselines' weights, from which pretrained runs start.
+
+    Raises:
+        RuntimeError: at the end, naming the runs that failed, if any did.
+    """
+    failures = {}
+    missing = [config for config in configs if read_record(config, root) is None]
+    for config in tqdm(missing, desc="training", unit="run", disable=not missing):
+        try:
+            run(config, root, weights)
+        except Exception as error:
+            traceback.print_exc()
+            failures[config.id] = error
+    if failures:
+        lines = [f"{name}: {error}" for name, error in failures.items()]
+        raise RuntimeError(f"{len(failures)} of {len(missing)} runs failed:\n" + "\n".join(lines))
+    return [read_record(config, root) for config in configs]
+
+
+def run(config, root=RUNS, weights=WEIGHTS):
+    """Return the record of one configuration: the one on disk, or that of a new training run, then written.
+
+    Raises:
+        ValueError: if the configuration asks for another Keras backend than the one in use.
+    """
+    record = read_record(config, root)
+    if record is not None:
+        return record
+    if config.backend != keras.backend.backend():
+        raise ValueError(
+            f"Run {config.id} needs KERAS_BACKEND={config.backend}, set before Keras is imported. "
+            f"Received: backend {keras.backend.backend()!r}"
+        )
+    record = train(config, root, weights)
+    write_record(record, root)
+    return record
+
+
+def train(config, root=RUNS, weights=WEIGHTS):
+    """Train the network of `config` and return its record; a float network's weights are kept in `weights`."""
+    start, versions = time.perf_counter(), environment()
+    dataset = data.load(config.dataset)
+    model = make_model(config, dataset.input_shape, dataset.num_classes, root, weights)
+    history = fit(config, model, dataset)
+    if config.method == "float":
+        _save_weights(config, model, weights)
+    return {
+        "config": dataclasses.asdict(config),
+        "environment": {**versions, "seconds": round(time.perf_counter() - start, 1)},
+        "history": history,
+        "final": {**{key: values[-1] for key, values in history.items()}, **final_statistics(model)},
+        "parameters": [_describe(*pair) for pair in quantized_parameters(model)],
+    }
+
+
+def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):
+    """Return the compiled network of `config`, with the initial or the pretrained weights of its seed."""
+    make_network, where = NETWORKS[config.network]
+    keras.utils.set_random_seed(config.seed)
+    model = make_network(input_shape, num_classes)
+    if config.regime == "pretrained":
+        model.set_weights(_baseline_weights(config, root, weights))
+    if config.method != "float":
+        kernel, bias = (_quantizer(config, granularity) for granularity in (config.granularity, "scalar"))
+        model = quantize(model, kernel, bias, where)
+    metrics = ["accuracy"]
+    if config.penalty is not None:  # the loss includes the penalty
+        metrics.append(keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True))
+    model.compile(
+        keras.optimizers.Adam(config.learning_rate, epsilon=config.epsilon),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=metrics,
+        steps_per_execution=STEPS_PER_EXECUTION,
+    )
+    return model
+
+
+def fit(config, model, dataset):
+    """Train `model` and return its history, `{name: one value per epoch}`; see `data/README.md`."""
+    keras.utils.set_random_seed(config.seed)
+    integers = IntegerHistory()
+    x_train, x_test = (np.asarray(images, "float32") for images in (dataset.x_train, dataset.x_test))
+    history = model.fit(
+        x_train,
+        dataset.y_train,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        validation_data=(x_test, dataset.y_test),
+        validation_batch_size=VALIDATION_BATCH_SIZE,
+        callbacks=[integers],
+        verbose=0,
+    ).history
+    if "cross_entropy" not in history:
+        history = {**history, "cross_entropy": history["loss"], "val_cross_entropy": history["val_loss"]}
+    return {key: [float(f"{value:.6g}") for value in values] for key, values in history.items()} | integers.history
+
+
+class IntegerHistory(keras.callbacks.Callback):
+    """Records the number of unique integers and their extremes after every epoch, in `history`."""
+
+    def __init__(self):
+        super().__init__()
+        self.history = {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        arrays = list(model_integers(self.model).values())
+        if arrays:
+            statistics = integer_statistics(arrays)
+            for key in ("unique", "min", "max"):
+                self.history.setdefault(key, []).append(statistics[key])
+
+
+def final_statistics(model):
+    """Return the statistics of all integers together, and the size in the thesis's accounting.
+
+    For a float network, the size is that of the zipped float32 parameters, the thesis's baseline.
+    """
+    integers = list(model_integers(model).values())
+    statistics = integer_statistics(integers) if integers else {}
+    num_bytes, dtype = zipped_bytes(integers or model.get_weights())
+    return {**statistics, "zip_bytes": num_bytes, "zip_dtype": dtype}
+
+
+def environment():
+    """Return versions, backend, device and commit of this process."""
+    import tensorflow as tf
+
+    return {
+        "python": platform.python_version(),
+        "keras_version": keras.__version__,
+        "tensorflow_version": tf.__version__,
+        "numpy_version": np.__version__,
+        "device": platform.machine() + " cpu",
+        "commit": _commit(),
+    }
+
+
+def _quantizer(config, granularity):
+    if config.penalty is None:
+        rule, penalty = rules.GradientRatio(config.strength, config.update_stalled), None
+    else:
+        rule, penalty = rules.Frozen(), PENALTIES[config.penalty](config.strength)
+    return NestedQuantization(granularity, rule, penalty, config.rounding)
+
+
+def _describe(variable, quantizer):
+    """Return the entry of one quantized parameter in the record."""
+    integers = keras.ops.convert_to_numpy(quantizer.integers(variable.value))
+    scale = keras.ops.convert_to_numpy(quantizer.scale)
+    return {
+        "name": variable.path,
+        "shape": list(variable.shape),
+        "granularity": quantizer.granularity,
+        **integer_statistics([integers]),
+        "histogram": histogram(integers),
+        "scale": {name: float(f"{getattr(np, name)(scale):.6g}") for name in ("min", "median", "mean", "max")},
+    }
+
+
+def _baseline_weights(config, root, weights):
+    """Return the trained weights of the float baseline of `config`, training it first if need be."""
+    baseline = float_config(config)
+    path = _weights_path(baseline, weights)
+    if not path.exists():
+        record = train(baseline, root, weights)
+        if read_record(baseline, root) is None:
+            write_record(record, root)
+    with np.load(path) as archive:
+        return [archive[name] for name in archive.files]
+
+
+def _save_weights(config, model, weights):
+    buffer = io.BytesIO()
+    np.savez(buffer, *model.get_weights())
+    write_atomically(_weights_path(config, weights), buffer.getvalue())
+
+
+def _weights_path(config, weights):
+    return Path(weights) / config.dataset / f"{config.id}.npz"
+
+
+@functools.cache
+def _commit():
+    """Return the commit of the checkout that this module lies in, `None` outside a checkout."""
+    command = ["git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None

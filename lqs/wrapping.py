@@ -1,0 +1,132 @@
+"""`lqs.quantize`: nested quantization for the parameters of any Keras layer or model, in one call."""
+
+import keras
+from keras.src.models.functional import Functional  # has no public name
+
+from lqs.layers import QuantizedLayer, QuantizedModel, QuantizedParameters
+from lqs.nested import NestedQuantization
+
+NORMALIZATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+    keras.layers.UnitNormalization,
+)
+
+
+def is_not_normalization(layer, variable):
+    """Return whether `layer`, which owns `variable`, is not a normalization layer: the default of `where`."""
+    return not isinstance(layer, NORMALIZATIONS)
+
+
+def quantize(layer, kernel="default", bias="default", where=is_not_normalization):
+    """Return a copy of a Keras layer or model whose parameters pass through nested quantization layers.
+
+    Weights are kept, and so are the names of layers. In a `Sequential` or functional model every layer with
+    parameters to quantize is replaced by a `QuantizedLayer` around its copy, also in models nested inside; any
+    other model or layer is wrapped as a whole. Trainable float parameters are quantized; layers that already
+    own quantized parameters are left as they are. A compiled model gives a compiled copy, its optimizer new.
+
+    Args:
+        layer: a built `keras.layers.Layer` or `keras.Model`.
+        kernel: prototype for parameters of rank 2 and up, copied for each; `None` leaves them in float.
+            `"default"` stands for `NestedQuantization("scalar", GradientRatio(1e-10))`.
+        bias: the same for parameters of rank 0 and 1.
+        where: function `(layer, variable) -> bool` that says which parameters to quantize; `layer` is the one
+            that owns the variable. By default, all but those of normalization layers.
+
+    Returns:
+        A layer for a layer, a model for a model.
+
+    Raises:
+        ValueError: if `layer` is not a built Keras layer, has no configuration to be copied from, or a
+            prototype's granularity does not fit the rank of a parameter that it is for.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    >>> quantized = quantize(model, kernel=NestedQuantization("row"), bias=None)
+    >>> [tuple(variable.shape) for variable in quantized.layers[0].trainable_variables]
+    [(4, 3), (3,), (4, 1)]
+    """
+    prototypes = {"kernel": _prototype("kernel", kernel), "bias": _prototype("bias", bias)}
+    if not isinstance(layer, keras.layers.Layer):
+        raise ValueError(f"Argument `layer` must be a Keras layer or model. Received: layer={layer!r}")
+    if not layer.built:
+        raise ValueError(
+            f"Argument `layer` must be built, so that its parameters exist: give the model an `Input` or call "
+            f"`build`. Received: unbuilt layer {layer.name!r}"
+        )
+
+    def wrap(layer):
+        return _wrap(layer, prototypes, where)
+
+    if not isinstance(layer, (keras.Sequential, Functional)):
+        return wrap(layer)
+    return keras.models.clone_model(layer, clone_function=wrap, recursive=True)
+
+
+def _wrap(layer, prototypes, where):
+    """Return a copy of `layer` with its weights, wrapped if any of its parameters is to be quantized."""
+    copy = _copy(layer)
+    chosen = {id(variable) for owner, variable in _candidates(copy) if where(owner, variable)}
+    quantizers = [
+        prototypes["kernel" if len(variable.shape) > 1 else "bias"] if id(variable) in chosen else None
+        for variable in copy.weights
+    ]
+    if not any(quantizers):
+        return copy
+    wrapper = QuantizedModel if isinstance(copy, keras.Model) else QuantizedLayer
+    wrapped = wrapper(copy, quantizers, name=layer.name)
+    wrapped.build()
+    if isinstance(copy, keras.Model) and copy.compiled:
+        wrapped.compile_from_config(copy.get_compile_config())
+    return wrapped
+
+
+def _prototype(name, prototype):
+    """Return the `NestedQuantization` that the argument `name` of `quantize` stands for, or `None`."""
+    if prototype == "default":
+        return NestedQuantization()
+    if prototype is not None and not isinstance(prototype, NestedQuantization):
+        raise ValueError(
+            f"Argument `{name}` must be an `lqs.NestedQuantization`, None or 'default'. "
+            f"Received: {name}={prototype!r}"
+        )
+    return prototype
+
+
+def _copy(layer):
+    """Return a layer of the same class, configuration and weights."""
+    try:
+        copy = type(layer).from_config(layer.get_config())
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"Argument `layer` must be copied from its configuration, but `{type(layer).__name__}` does not "
+            f"give one that recreates it: implement `get_config`. Received: layer {layer.name!r} ({error})"
+        ) from error
+    if layer.built and not copy.built:
+        copy.build_from_config(layer.get_build_config())
+    copy.set_weights(layer.get_weights())
+    if isinstance(layer, keras.Model) and layer.compiled:
+        copy.compile_from_config(layer.get_compile_config())
+    return copy
+
+
+def _candidates(layer):
+    """Return pairs `(owner, variable)` of the trainable float parameters that are not quantized yet."""
+    layers = layer._flatten_layers()
+    seen = set()
+    for inner in layers:
+        if isinstance(inner, QuantizedParameters):
+            seen.update(id(variable) for variable, _ in inner.quantized_parameters())
+        if isinstance(inner, NestedQuantization):
+            seen.update(id(variable) for variable in inner.variables)
+    candidates = []
+    for owner in reversed(layers):  # inner layers first: the innermost one owns a variable
+        for variable in owner.trainable_variables:
+            if id(variable) not in seen and keras.backend.is_float_dtype(variable.dtype):
+                seen.add(id(variable))
+                candidates.append((owner, variable))
+    return candidates
