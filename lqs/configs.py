@@ -73,8 +73,14 @@ class Config:
             received = getattr(self, name)
             if received not in known:
                 raise ValueError(f"Argument `{name}` must be one of {known}. Received: {name}={received!r}")
-        if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise ValueError(f"Argument `strength` must be finite and >= 0. Received: strength={self.strength}")
+        for name in ("strength", "learning_rate", "epsilon"):
+            received = getattr(self, name)
+            if not isinstance(received, (int, float)) or not (math.isfinite(received) and received >= 0):
+                raise ValueError(f"Argument `{name}` must be finite and >= 0. Received: {name}={received!r}")
+        for name in ("epochs", "batch_size"):
+            received = getattr(self, name)
+            if not isinstance(received, int) or isinstance(received, bool) or received < 1:
+                raise ValueError(f"Argument `{name}` must be a positive integer. Received: {name}={received!r}")
 
     @property
     def rule(self):

@@ -1,13 +1,8 @@
 """Data sets: the thesis's three (MNIST, CIFAR-10, Imagenette) and scikit-learn's digits, never downloaded.
 
-The splits are the publishers'; as in the thesis, the test set serves as validation set. A file is looked for
-
-    1. in the cache: the folder `LQS_DATA`, by default `data/raw` of the checkout or of the current directory;
-    2. at the mirror, if any: the folder or URL `LQS_MIRROR`;
-    3. at its publishers.
-
-A copy counts only if its content is the published one. It is written beside its place and moved there once
-that is known; archives are read in memory and never unpacked; no pickle is loaded but those of known hashes.
+The splits are the publishers'; as in the thesis, the test set serves as validation set. `lqs.files` tells where
+the files are looked for. Archives are read in memory and never unpacked; no pickle is loaded but those of known
+hashes.
 """
 
 import contextlib
@@ -15,23 +10,15 @@ import functools
 import gzip
 import hashlib
 import io
-import lzma
 import os
 import pickle
-import re
-import shutil
-import tarfile
-import urllib.parse
-import urllib.request
-import uuid
 import warnings
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pooch
+
+from lqs import files
 
 MNIST_URLS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -71,11 +58,6 @@ IMAGENETTE_COUNTS = {
     "train": (963, 955, 993, 858, 941, 956, 961, 931, 951, 960),
     "val": (387, 395, 357, 386, 409, 394, 389, 419, 399, 390),
 }
-
-MAX_MEMBER_BYTES = 2**26
-# What a missing, partial or foreign copy raises.
-_UNUSABLE = (OSError, ValueError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error)
-
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -146,22 +128,24 @@ def load(name, *, mirror=None, cache=None, size=160):
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(f"Argument `size` must be a positive integer. Received: size={size!r}")
     mirror = mirror or os.environ.get("LQS_MIRROR")
-    return _LOADERS[name](functools.partial(_obtain, cache=_cache_folder(cache), mirror=mirror), size)
+    return _LOADERS[name](functools.partial(files.obtain, cache=files.cache_folder(cache), mirror=mirror), size)
 
 
 def _load_mnist(obtain, size):
     arrays = []
     for name, known_hash in MNIST_HASHES.items():
         urls = tuple(url + name for url in MNIST_URLS)
-        arrays.append(obtain(_File("mnist", {name: known_hash}, urls, _read_idx))[1])
+        arrays.append(obtain(files.File("mnist", {name: known_hash}, urls, _read_idx))[1])
     return Dataset("mnist", *arrays, num_classes=10, source="mnist/*-ubyte.gz, the publishers' files")
 
 
 def _load_cifar10(obtain, size):
-    path, members = obtain(_File("cifar10", dict.fromkeys(CIFAR10_NAMES), CIFAR10_URLS, _read_cifar10))
+    path, members = obtain(files.File("cifar10", dict.fromkeys(CIFAR10_NAMES), CIFAR10_URLS, _read_cifar10))
     if path.suffix != ".tar":
         with contextlib.suppress(OSError):  # it only saves time
-            _write_tar(path.with_name(CIFAR10_NAMES[0]), members)
+            # A plain tar is ten times as fast to read as a compressed one.
+            pickles = {f"cifar-10-batches-py/{name}": data for name, data in members.items()}
+            files.write_tar(path.with_name(CIFAR10_NAMES[0]), pickles)
     *train, test = [_unpickle(members[name]) for name in CIFAR10_MEMBERS]
     images, labels = zip(*train, strict=True)
     parts = np.concatenate(images), np.concatenate(labels), *test
@@ -169,7 +153,7 @@ def _load_cifar10(obtain, size):
 
 
 def _load_imagenette(obtain, size):
-    path, members = obtain(_File("imagenette", IMAGENETTE_HASHES, IMAGENETTE_URLS, _read_imagenette))
+    path, members = obtain(files.File("imagenette", IMAGENETTE_HASHES, IMAGENETTE_URLS, _read_imagenette))
     digest = pooch.file_hash(str(path))
     arrays = []
     for split, counts in IMAGENETTE_COUNTS.items():
@@ -199,7 +183,7 @@ _LOADERS = {
 
 def _read_idx(path, known_hash):
     """Return the images or labels of an MNIST file."""
-    _check_hash(path, known_hash)
+    files.check_hash(path, known_hash)
     data = gzip.decompress(path.read_bytes())
     if data[3] == 1:  # the number of axes
         return np.frombuffer(data, "uint8", offset=8).astype("int32")
@@ -208,7 +192,7 @@ def _read_idx(path, known_hash):
 
 def _read_cifar10(path, known_hash):
     """Return the pickles of a CIFAR-10 archive by their names, each of its published md5."""
-    pickles = _read_tar(path, r"cifar-10-batches-py/(data|test)_batch(_\d)?")
+    pickles = files.read_tar(path, r"cifar-10-batches-py/(data|test)_batch(_\d)?")
     members = {name.split("/")[1]: data for name, data in pickles}
     for name, known_md5 in CIFAR10_MEMBERS.items():
         if hashlib.md5(members.get(name, b"")).hexdigest() != known_md5:
@@ -219,32 +203,12 @@ def _read_cifar10(path, known_hash):
 def _read_imagenette(path, known_hash):
     """Return the JPEG files of an Imagenette archive by their sorted paths `split/class/name.JPEG`."""
     if known_hash is not None:
-        _check_hash(path, known_hash)
-    images = _read_tar(path, r"[^/]+/(train|val)/n\d+/[^/.][^/]*\.JPEG")
+        files.check_hash(path, known_hash)
+    images = files.read_tar(path, r"[^/]+/(train|val)/n\d+/[^/.][^/]*\.JPEG")
     members = dict(sorted((name.split("/", 1)[1], data) for name, data in images))
     if hashlib.sha256("\n".join(members).encode()).hexdigest() != IMAGENETTE_PATHS:
         raise ValueError(f"its {len(members)} image paths are not the published ones")
     return members
-
-
-def _read_tar(path, pattern):
-    """Yield `(name, bytes)` of the members whose names match; refuse links, devices and paths outside."""
-    with tarfile.open(path, "r:*") as archive:
-        for member in archive:
-            name = PurePosixPath(member.name)
-            if not (member.isfile() or member.isdir()) or name.is_absolute() or ".." in name.parts:
-                raise ValueError(f"member {member.name!r} is a link, a device or outside of the archive")
-            if member.isfile() and re.fullmatch(pattern, str(name)) and member.size <= MAX_MEMBER_BYTES:
-                yield str(name), archive.extractfile(member).read()
-
-
-def _write_tar(path, members):
-    """Write the pickles `members` as a plain tar, ten times as fast to read as a compressed one."""
-    with _replacing(path) as partial, tarfile.open(partial, "w") as archive:
-        for name, data in members.items():
-            header = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            header.size = len(data)
-            archive.addfile(header, io.BytesIO(data))
 
 
 def _unpickle(data):
@@ -259,7 +223,7 @@ def _decoded(path, images, size):
     """Return the JPEG files `images` as a memory map `(examples, size, size, 3)`, decoded to `path` once."""
     checksum = path.with_name(path.name + ".sha256")
     if not (path.exists() and checksum.exists() and pooch.file_hash(str(path)) == checksum.read_text()):
-        with _replacing(path) as partial:
+        with files.replacing(path) as partial:
             _decode(partial, images, size)
             checksum.write_text(pooch.file_hash(str(partial)))
     return np.load(path, mmap_mode="r")
@@ -274,83 +238,6 @@ def _decode(path, images, size):
         for data in images:
             image = Image.open(io.BytesIO(data)).convert("RGB")
             file.write(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC).tobytes())
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file of a data set.
-
-    `hashes` maps its names, best first, to `algorithm:digest`, or to `None` where `read` alone checks the
-    content; `read(path, known_hash)` returns the content, or raises one of `_UNUSABLE`.
-    """
-
-    folder: str
-    hashes: dict
-    urls: tuple
-    read: Callable
-
-
-def _obtain(file, cache, mirror):
-    """Return path and content of `file`, from the first of cache, mirror and publishers that has it whole."""
-    failures = []
-    for path, url in _places(file, cache, mirror):
-        read = functools.partial(file.read, known_hash=file.hashes[path.name])
-        try:
-            return path, _fetch(url, path, read) if url else read(path)
-        except _UNUSABLE as error:
-            failures.append(f"    {url or path}: {error or type(error).__name__}")
-    raise ConnectionError(
-        f"No usable copy of {' or '.join(file.hashes)}. Put the file into {cache / file.folder}, or set the "
-        f"environment variable LQS_MIRROR to a folder or URL that has it in {file.folder}/. "
-        + "\n".join(["Tried:", *failures])
-    )
-
-
-def _places(file, cache, mirror):
-    """Yield `(path in the cache, url)` of the copies to try, with `url=None` for those in the cache."""
-    paths = [cache / file.folder / name for name in file.hashes]
-    yield from ((path, None) for path in paths if path.exists())
-    if mirror:
-        base = str(mirror) if "://" in str(mirror) else Path(mirror).expanduser().resolve().as_uri()
-        yield from ((path, f"{base.rstrip('/')}/{file.folder}/{path.name}") for path in paths)
-    yield from ((cache / file.folder / url.rsplit("/", 1)[1], url) for url in file.urls)
-
-
-def _fetch(url, path, read):
-    """Copy `url` to `path` if its content is whole, and return the content."""
-    with _replacing(path) as partial:
-        parts = urllib.parse.urlparse(url)
-        if parts.scheme == "file":
-            shutil.copyfile(urllib.request.url2pathname(parts.path), partial)
-        else:
-            pooch.HTTPDownloader(progressbar=True)(url, str(partial), None)
-        return read(partial)
-
-
-@contextlib.contextmanager
-def _replacing(path):
-    """Give a new path beside `path`, moved there if the block succeeds and removed if it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _check_hash(path, known_hash):
-    algorithm, digest = known_hash.split(":")
-    if (found := pooch.file_hash(str(path), alg=algorithm)) != digest:
-        raise ValueError(f"its {algorithm} is {found}, not the published {digest}")
-
-
-def _cache_folder(cache):
-    """Return the cache as a path: `cache`, `LQS_DATA`, or `data/raw` of the checkout or current directory."""
-    if cache or os.environ.get("LQS_DATA"):
-        return Path(cache or os.environ["LQS_DATA"]).expanduser()
-    checkout = Path(__file__).resolve().parent.parent
-    return (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "data" / "raw"
 
 
 def _pipeline(images, labels, batch_size, shuffle_seed=None):

@@ -20,10 +20,13 @@ def call_with_values(layer, call, values):
     scope = keras.StatelessScope([(v, v.value) for v in layer.variables], collect_losses=True)
     for update in values:
         scope.add_update(update)
+    before = {id(v): scope.get_current_value(v) for v in layer.variables}
     with scope:
         outputs = call()
-    for variable in layer.non_trainable_variables:
-        variable.assign(scope.get_current_value(variable))
+    for variable in layer.variables:
+        value = scope.get_current_value(variable)
+        if value is not before[id(variable)]:
+            variable.assign(value)
     outer = scope.original_scope
     if outer is None:
         layer.add_loss(scope.losses)
@@ -32,10 +35,9 @@ def call_with_values(layer, call, values):
     return outputs
 
 
-def quantize_values(pairs, dtype=None):
-    """Return `(variable, P_r)` for each pair `(variable, NestedQuantization)`, cast to `dtype` if given."""
-    values = [(variable, quantizer(variable.value)) for variable, quantizer in pairs]
-    return values if dtype is None else [(variable, ops.cast(value, dtype)) for variable, value in values]
+def quantize_values(pairs):
+    """Return `(variable, P_r)` for each pair `(variable, NestedQuantization)`."""
+    return [(variable, quantizer(variable.value)) for variable, quantizer in pairs]
 
 
 def copy_quantizer(name, quantizer):
@@ -43,7 +45,8 @@ def copy_quantizer(name, quantizer):
     if quantizer is None or isinstance(quantizer, NestedQuantization):
         return quantizer and quantizer.copy()
     if isinstance(quantizer, dict):
-        return keras.saving.deserialize_keras_object(quantizer)
+        # Without what Keras adds to build it: the owner does that, from the parameter's shape.
+        return keras.saving.deserialize_keras_object({**quantizer, "build_config": None})
     raise ValueError(f"Argument `{name}` must be an `lqs.NestedQuantization` or None. Received: {quantizer!r}")
 
 
@@ -73,7 +76,9 @@ class _QuantizedKernelAndBias(QuantizedParameters):
         return super().add_weight(*args, **{**kwargs, "autocast": False})
 
     def call(self, inputs):
-        values = quantize_values(self.quantized_parameters(), self.compute_dtype)
+        values = {id(v): value for v, value in quantize_values(self.quantized_parameters())}
+        weights = [v for v in (self._kernel, self.bias) if v is not None]
+        values = [(v, ops.cast(values.get(id(v), v.value), self.compute_dtype)) for v in weights]
         return call_with_values(self, lambda: super(_QuantizedKernelAndBias, self).call(inputs), values)
 
     def quantized_parameters(self):

@@ -1,9 +1,11 @@
 """The nested quantization layer: a layer whose input is a parameter tensor of another layer."""
 
 import math
+import weakref
 
 import keras
 from keras import ops
+from keras.src.backend.common.stateless_scope import get_stateless_scope  # has no public name
 
 from lqs.granularity import scale_shape, sharing_axes, validate_granularity
 from lqs.penalties import validate_penalty
@@ -111,6 +113,7 @@ class NestedQuantization(keras.layers.Layer):
             initializer=keras.initializers.Constant(self.initial_scale),
             constraint=MinValue(MIN_SCALE),
         )
+        _LAYER_OF_SCALE[id(self.scale)] = self
 
     @property
     def size(self):
@@ -121,7 +124,7 @@ class NestedQuantization(keras.layers.Layer):
         """Return `P_r`, of the shape and dtype of `parameter`."""
         _validate_float(parameter)
         scale = ops.cast(self.scale, parameter.dtype)
-        if self.penalty is not None:
+        if self.penalty is not None and not self.losses:  # a layer called twice has its parameters once
             self.add_loss(self._weighted_penalty(parameter, scale))
         return _reconstruct(self, parameter, scale)
 
@@ -159,23 +162,36 @@ class NestedQuantization(keras.layers.Layer):
         return input_shape
 
     def _weighted_penalty(self, parameter, scale):
-        share = self.size / sum(layer.size for layer in nested_layers(_entry_layer(self)) if layer.built)
+        share = self.size / sum(layer.size for layer in _whole_model(self))
         term = self.penalty.term(parameter, scale, self.sharing_axes)
         return ops.multiply(ops.multiply(self.penalty.rate, share), ops.cast(term, "float32"))
 
 
 def nested_layers(layer):
-    """Return every `NestedQuantization` inside `layer`, in the order of its weights."""
-    return [inner for inner in layer._flatten_layers() if isinstance(inner, NestedQuantization)]
+    """Return every built `NestedQuantization` inside `layer`, in the order of its weights."""
+    return [inner for inner in layer._flatten_layers() if isinstance(inner, NestedQuantization) and inner.built]
 
 
-def _entry_layer(layer):
-    """Return the outermost layer of the call in progress: the model that is trained or evaluated.
+_LAYER_OF_SCALE: weakref.WeakValueDictionary[int, NestedQuantization] = weakref.WeakValueDictionary()
 
-    Keras has no public name for it. A layer cannot know the model it will be part of, and a number stored at
-    construction would be wrong as soon as the layer moves into another model.
+
+def _whole_model(layer):
+    """Return every nested layer of the model whose call is in progress, and in which `layer` is called.
+
+    A layer cannot know the model that it will be part of, and a number stored at construction would be wrong as soon
+    as it moves into another model. What is at hand during a call differs by backend, and has no public name:
+
+    | call in progress          | entry layer of the call | outermost stateless scope    |
+    |---------------------------|-------------------------|------------------------------|
+    | `model(x)`, TensorFlow    | the model               | none, or that of a part      |
+    | `model.stateless_call`    | a part of the model     | all variables of the model   |
     """
-    return layer._get_call_context().entry_layer
+    scope = outermost = get_stateless_scope()
+    while scope is not None:
+        scope, outermost = scope.original_scope, scope
+    in_scope = [] if outermost is None else map(_LAYER_OF_SCALE.get, list(outermost.state_mapping))
+    in_call = nested_layers(layer._get_call_context().entry_layer)
+    return {id(found): found for found in (*in_scope, *in_call, layer) if found is not None}.values()
 
 
 def _reconstruct(layer, parameter, scale):

@@ -4,15 +4,16 @@
 """
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import pandas as pd
 
 from lqs.configs import Config
+from lqs.files import write_atomically
 
-RUNS = Path(__file__).resolve().parent.parent / "data" / "runs"
+DATA = Path(__file__).resolve().parent.parent / "data"
+RUNS = DATA / "runs"
+PUBLISHED = DATA / "published.csv"
 
 
 def record_path(config, root=RUNS):
@@ -56,28 +57,38 @@ def read_records(root=RUNS, dataset="*"):
         `pandas.DataFrame`, sorted by id; empty if there is none.
     """
     paths = sorted(Path(root).glob(f"{dataset}/*.json"))
-    return pd.DataFrame([_row(_load(path)) for path in paths])
+    return to_table(_load(path) for path in paths)
 
 
-def write_atomically(path, content):
-    """Write bytes to `path` by way of a temporary file in the same folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def to_table(records):
+    """Return the table of `read_records` for the given records."""
+    return pd.DataFrame([_row(record) for record in records])
+
+
+def read_published(dataset, path=PUBLISHED):
+    """Return the thesis's values for one dataset, one row per setting, a column per quantity.
+
+    They are read from the submitted text and off its plots, to about two digits. Accuracies are in percent,
+    sizes in 10**6 bytes.
+
+    Example:
+
+    >>> table = read_published("mnist").query("method == 'nested' and strength == 1e-9")
+    >>> table[["granularity", "accuracy", "unique"]].to_numpy().tolist()
+    [['row', 93.0, 8.0], ['scalar', 90.5, 7.5]]
+    """
+    values = pd.read_csv(path)
+    keys = ["method", "granularity", "regime", "strength"]
+    rows = values[values["dataset"] == dataset].set_index([*keys, "quantity"])["value"]
+    return rows.unstack("quantity").reset_index().rename_axis(columns=None)
 
 
 def _load(path):
     try:
         record = json.loads(path.read_text())
+        Config(**record["config"])
         return {key: record[key] for key in ("config", "environment", "history", "final", "parameters")}
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a run record: {error!r}") from error
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.metadata
 import io
 import os
 import platform
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lqs import data, penalties, rules
 from lqs.configs import float_config
+from lqs.files import write_atomically
 from lqs.models import NETWORKS
 from lqs.nested import NestedQuantization
-from lqs.records import RUNS, read_record, write_atomically, write_record
+from lqs.records import RUNS, read_record, write_record
 from lqs.statistics import histogram, integer_statistics, model_integers, quantized_parameters, zipped_bytes
 from lqs.wrapping import quantize
 
@@ -46,18 +48,17 @@ def run_all(configs, root=RUNS, weights=WEIGHTS):
     Raises:
         RuntimeError: at the end, naming the runs that failed, if any did.
     """
-    failures = {}
-    missing = [config for config in configs if read_record(config, root) is None]
-    for config in tqdm(missing, desc="training", unit="run", disable=not missing):
+    records, failures = [], {}
+    for config in tqdm(configs, desc="training", unit="run", disable=None):  # shown on a terminal only
         try:
-            run(config, root, weights)
+            records.append(run(config, root, weights))
         except Exception as error:
             traceback.print_exc()
             failures[config.id] = error
     if failures:
         lines = [f"{name}: {error}" for name, error in failures.items()]
-        raise RuntimeError(f"{len(failures)} of {len(missing)} runs failed:\n" + "\n".join(lines))
-    return [read_record(config, root) for config in configs]
+        raise RuntimeError(f"{len(failures)} of {len(configs)} runs failed:\n" + "\n".join(lines))
+    return records
 
 
 def run(config, root=RUNS, weights=WEIGHTS):
@@ -165,15 +166,12 @@ def final_statistics(model):
 
 
 def environment():
-    """Return versions, backend, device and commit of this process."""
-    import tensorflow as tf
-
+    """Return versions, device and commit of this process."""
+    packages = ("keras", "numpy", "jax", "tensorflow")
     return {
         "python": platform.python_version(),
-        "keras_version": keras.__version__,
-        "tensorflow_version": tf.__version__,
-        "numpy_version": np.__version__,
-        "device": platform.machine() + " cpu",
+        **{f"{package}_version": importlib.metadata.version(package) for package in packages},
+        "device": f"{platform.machine()} cpu",
         "commit": _commit(),
     }
 

@@ -59,8 +59,10 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
             f"`build`. Received: unbuilt layer {layer.name!r}"
         )
 
-    def wrap(layer):
-        return _wrap(layer, prototypes, where)
+    def wrap(node):
+        if isinstance(node, keras.layers.Layer):
+            return _wrap(node, prototypes, where)
+        return type(node).from_config(node.get_config())  # an operation of the graph, without weights
 
     if not isinstance(layer, (keras.Sequential, Functional)):
         return wrap(layer)

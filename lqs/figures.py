@@ -1,0 +1,254 @@
+"""Figures: from tables of run records to matplotlib axes, and to files in `figures/`.
+
+The same colour means the same method in every figure (`method_colors`); published values are grey crosses.
+"""
+
+import io
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from lqs.files import write_atomically
+
+FIGURES = Path(__file__).resolve().parent.parent / "figures"
+STYLE = Path(__file__).with_name("thesis.mplstyle")
+METHOD_LABELS = {
+    "float": "float",
+    "nested": "nested layer",
+    "max_bin": "MaxBin",
+    "inverse": "Inverse",
+    "difference": "Difference",
+}
+PUBLISHED = {"color": "0.55", "marker": "x", "linestyle": "none", "label": "published", "zorder": 1}
+QUANTITY_LABELS = {
+    "unique": "unique integers",
+    "range": "integer range (max - min + 1)",
+    "val_accuracy": "validation accuracy / %",
+    "val_cross_entropy": "validation cross-entropy",
+}
+
+
+def use_style():
+    """Apply the project's style to every figure made from here on."""
+    plt.style.use(STYLE)
+
+
+def method_colors():
+    """Return `{method: colour}`, the first colours of the style's cycle.
+
+    Example:
+
+    >>> method_colors()["float"]
+    '#000000'
+    """
+    cycle = matplotlib.rc_params_from_file(STYLE)["axes.prop_cycle"].by_key()["color"]
+    return dict(zip(METHOD_LABELS, cycle, strict=False))
+
+
+def save(figure, name, folder=FIGURES):
+    """Write a figure as `<folder>/<name>.pdf` and `.png`, byte for byte the same for the same figure.
+
+    Returns:
+        The two paths.
+    """
+    dates = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
+    paths = []
+    for suffix, metadata in dates.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, metadata=metadata)
+        paths.append(Path(folder) / f"{name}.{suffix}")
+        write_atomically(paths[-1], buffer.getvalue())
+    return paths
+
+
+def add_range(runs):
+    """Return the table with the column `range`, the number of integers from the least to the greatest."""
+    return runs.assign(range=runs["max"] - runs["min"] + 1)
+
+
+def pareto_front(sizes, scores):
+    """Return the indices of the points that no other point beats, by increasing size.
+
+    A point is beaten by one that is no larger and scores higher, or is smaller and scores no lower.
+
+    Args:
+        sizes: array `(n,)`, less is better.
+        scores: array `(n,)`, more is better.
+
+    Example:
+
+    >>> pareto_front([1, 2, 3, 3], [0.5, 0.4, 0.9, 0.8]).tolist()
+    [0, 2]
+    """
+    order = np.lexsort((-np.asarray(scores), np.asarray(sizes)))
+    best = np.maximum.accumulate(np.asarray(scores)[order])
+    is_first = np.concatenate([[True], best[1:] > best[:-1]])
+    return order[is_first]
+
+
+def seed_statistics(runs, keys, quantities):
+    """Return mean, standard deviation and count over seeds, one row per combination of `keys`.
+
+    Args:
+        runs: table of records.
+        keys: columns that tell settings apart.
+        quantities: columns to average.
+
+    Returns:
+        Table with the keys, `<quantity>` (mean), `<quantity>_std` (0 for one seed) and `num_seeds`.
+
+    Example:
+
+    >>> runs = pd.DataFrame({"strength": [0.0, 0.0, 1.0], "seed": [1, 2, 1], "unique": [4, 6, 3]})
+    >>> seed_statistics(runs, ["strength"], ["unique"]).values.tolist()
+    [[0.0, 5.0, 1.4142135623730951, 2.0], [1.0, 3.0, 0.0, 1.0]]
+    """
+    groups = runs.groupby(keys, sort=True, dropna=False)
+    columns = {}
+    for quantity in quantities:
+        columns[quantity] = groups[quantity].mean()
+        columns[f"{quantity}_std"] = groups[quantity].std().fillna(0.0)
+    return pd.DataFrame({**columns, "num_seeds": groups["seed"].nunique()}).reset_index()
+
+
+def draw_pareto(axes, runs, size="unique", published=None, label_strengths=False):
+    """Draw accuracy against integers: one point per strength and method, its seeds' spread, and each front.
+
+    Filled points are runs from scratch, hollow ones pretrained. The line joins each method's Pareto front
+    over both.
+
+    Args:
+        axes: matplotlib axes.
+        runs: table of records of one dataset and granularity, several methods, strengths, regimes and seeds.
+        size: `"unique"` or `"range"`.
+        published: table with the columns `size` and `accuracy` in percent, or `None`.
+        label_strengths: whether to write the strength beside the points of the runs from scratch.
+    """
+    colors = method_colors()
+    runs = add_range(runs).assign(accuracy=100 * runs["val_accuracy"])
+    for method, rows in runs.groupby("method"):
+        points = seed_statistics(rows, ["strength", "regime"], [size, "accuracy"])
+        for regime, part in points.groupby("regime"):
+            face = colors[method] if regime == "scratch" else "white"
+            axes.errorbar(
+                part[size],
+                part["accuracy"],
+                xerr=part[f"{size}_std"],
+                yerr=part["accuracy_std"],
+                fmt="o",
+                color=colors[method],
+                markerfacecolor=face,
+                elinewidth=0.6,
+                label=f"{METHOD_LABELS[method]}, {regime}",
+            )
+            if label_strengths and regime == "scratch":
+                for point in part.itertuples():
+                    label = {"text": f"{point.strength:g}", "xy": (getattr(point, size), point.accuracy)}
+                    axes.annotate(**label, xytext=(2, -7), textcoords="offset points", fontsize=5, color="0.35")
+        front = points.iloc[pareto_front(points[size], points["accuracy"])]
+        axes.plot(front[size], front["accuracy"], color=colors[method], linewidth=0.8, alpha=0.7)
+    if published is not None and len(published):
+        axes.plot(published[size], published["accuracy"], **PUBLISHED)
+    axes.set(xscale="log", xlabel=QUANTITY_LABELS[size], ylabel=QUANTITY_LABELS["val_accuracy"])
+    set_accuracy_scale(axes)
+
+
+def set_accuracy_scale(axes, ticks=(20, 50, 80, 90, 95, 97)):
+    """Scale the y axis, an accuracy in percent, by the logarithm of the error, so that its upper end is legible."""
+    functions = (lambda accuracy: -np.log10(np.maximum(100 - accuracy, 1e-3)), lambda score: 100 - 10**-score)
+    axes.set_yscale("function", functions=functions)
+    axes.set_yticks(ticks, labels=[str(tick) for tick in ticks])
+
+
+def draw_history(axes, runs, quantity, baseline=None, scale=1.0):
+    """Draw a quantity over epochs, one line per strength, its mean over seeds, from light to dark.
+
+    Args:
+        axes: matplotlib axes.
+        runs: table of records that differ in strength and seed only.
+        quantity: key of `history`.
+        baseline: table of records of the float network, drawn dashed, or `None`.
+        scale: factor of the quantity.
+    """
+    strengths = sorted(runs["strength"].unique())
+    shades = plt.get_cmap("viridis_r")(np.linspace(0.08, 1.0, len(strengths)))
+    for strength, shade in zip(strengths, shades, strict=True):
+        epochs, values = _mean_history(runs[runs["strength"] == strength], quantity, scale)
+        axes.plot(epochs, values, color=shade, label=f"{strength:g}")
+    if baseline is not None and len(baseline):
+        axes.plot(*_mean_history(baseline, quantity, scale), color="black", linestyle="--", label="float")
+    axes.set(xlabel="epoch", ylabel=QUANTITY_LABELS[quantity])
+
+
+def pareto_figure(runs, granularities, published=None, label_strengths=False):
+    """Return a figure of `draw_pareto`, a column per granularity: unique integers above, their range below.
+
+    Args:
+        runs: table of records of one dataset.
+        granularities: list of granularities.
+        published: table of `lqs.records.read_published`, or `None`.
+        label_strengths: see `draw_pareto`.
+    """
+    figure, axes = plt.subplots(2, len(granularities), figsize=(5.9, 4.3), sharey=True, squeeze=False)
+    for column, granularity in enumerate(granularities):
+        part = runs[runs["granularity"] == granularity]
+        values = None if published is None else published[published["granularity"] == granularity]
+        draw_pareto(axes[0, column], part, "unique", values, label_strengths)
+        draw_pareto(axes[1, column], part, "range")
+        axes[0, column].set_title(granularity)
+    _label_outside(figure, axes, ncols=3)
+    return figure
+
+
+def history_figure(runs, granularities, baseline, strength_name):
+    """Return a figure of `draw_history`, a column per granularity: accuracy above, cross-entropy below.
+
+    Args:
+        runs: table of records that differ in granularity, strength and seed only.
+        granularities: list of granularities.
+        baseline: table of records of the float network.
+        strength_name: title of the legend, such as `r"$\\lambda$"`.
+    """
+    shape = (2, len(granularities))
+    figure, axes = plt.subplots(*shape, figsize=(5.9, 3.9), sharex=True, sharey="row", squeeze=False)
+    for column, granularity in enumerate(granularities):
+        part = runs[runs["granularity"] == granularity]
+        draw_history(axes[0, column], part, "val_accuracy", baseline, scale=100)
+        draw_history(axes[1, column], part, "val_cross_entropy", baseline)
+        axes[0, column].set(title=granularity, xlabel="")
+    set_accuracy_scale(axes[0, 0])
+    axes[1, 0].set_yscale("log")
+    _label_outside(figure, axes, title=strength_name, ncols=6)
+    return figure
+
+
+def draw_histograms(axes, parameters, color):
+    """Draw the integer histogram of each quantized parameter of one record.
+
+    Args:
+        axes: sequence of matplotlib axes, one per parameter.
+        parameters: the list `parameters` of a record.
+        color: colour of the bars.
+    """
+    for ax, parameter in zip(axes, parameters, strict=True):
+        bins = parameter["histogram"]
+        edges = bins["start"] + bins["width"] * np.arange(len(bins["counts"]) + 1) - 0.5
+        ax.stairs(bins["counts"], edges, fill=True, color=color)
+        size = " x ".join(str(length) for length in parameter["shape"])
+        ax.set(title=f"{parameter['name']}\n{size}", xlabel="integer", ylabel="count", yscale="log")
+
+
+def _mean_history(runs, quantity, scale):
+    values = scale * np.mean([history[quantity] for history in runs["history"]], axis=0)
+    return np.arange(1, len(values) + 1), values
+
+
+def _label_outside(figure, axes, **legend):
+    """Keep the y labels of the first column only, and put one legend for all axes below them."""
+    for ax in axes[:, 1:].flat:
+        ax.set_ylabel("")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", **legend)
