@@ -117,8 +117,7 @@ def make_config(
 ):
     """Return a `Config` with the values of its protocol.
 
-    Args:
-        overrides: any further fields of `Config`, such as `epsilon` or `backend`.
+    The arguments are fields of `Config`; `overrides` are any further ones, such as `epsilon` or `backend`.
 
     Raises:
         ValueError: if a name is unknown, a number out of range, or the protocol not defined for the dataset.

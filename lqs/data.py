@@ -59,6 +59,7 @@ IMAGENETTE_COUNTS = {
     "val": (387, 395, 357, 386, 409, 394, 389, 419, 399, 390),
 }
 
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images and labels of a classification task.
@@ -136,7 +137,8 @@ def _load_mnist(obtain, size):
     for name, known_hash in MNIST_HASHES.items():
         urls = tuple(url + name for url in MNIST_URLS)
         arrays.append(obtain(files.File("mnist", {name: known_hash}, urls, _read_idx))[1])
-    return Dataset("mnist", *arrays, num_classes=10, source="mnist/*-ubyte.gz, the publishers' files")
+    x_train, y_train, x_test, y_test = arrays
+    return Dataset("mnist", x_train, y_train, x_test, y_test, 10, "mnist/*-ubyte.gz, the publishers' files")
 
 
 def _load_cifar10(obtain, size):
@@ -148,8 +150,8 @@ def _load_cifar10(obtain, size):
             files.write_tar(path.with_name(CIFAR10_NAMES[0]), pickles)
     *train, test = [_unpickle(members[name]) for name in CIFAR10_MEMBERS]
     images, labels = zip(*train, strict=True)
-    parts = np.concatenate(images), np.concatenate(labels), *test
-    return Dataset("cifar10", *parts, num_classes=10, source="cifar10/*_batch*, the publisher's pickles")
+    x_train, y_train, (x_test, y_test) = np.concatenate(images), np.concatenate(labels), test
+    return Dataset("cifar10", x_train, y_train, x_test, y_test, 10, "cifar10/*_batch*, the publisher's pickles")
 
 
 def _load_imagenette(obtain, size):
@@ -160,8 +162,8 @@ def _load_imagenette(obtain, size):
         images = [data for name, data in members.items() if name.startswith(f"{split}/")]
         arrays.append(_decoded(path.with_name(f"{digest[:16]}-{split}-{size}.npy"), images, size))
         arrays.append(np.repeat(np.arange(len(counts), dtype="int32"), counts))  # paths are sorted by class
-    source = f"imagenette/{path.name}, sha256 {digest}"
-    return Dataset("imagenette", *arrays, num_classes=10, source=source)
+    x_train, y_train, x_test, y_test = arrays
+    return Dataset("imagenette", x_train, y_train, x_test, y_test, 10, f"imagenette/{path.name}, sha256 {digest}")
 
 
 def _load_digits(obtain, size):

@@ -210,7 +210,7 @@ def history_figure(runs, granularities, baseline, strength_name):
         runs: table of records that differ in granularity, strength and seed only.
         granularities: list of granularities.
         baseline: table of records of the float network.
-        strength_name: title of the legend, such as `r"$\\lambda$"`.
+        strength_name: title of the legend.
     """
     shape = (2, len(granularities))
     figure, axes = plt.subplots(*shape, figsize=(5.9, 3.9), sharex=True, sharey="row", squeeze=False)

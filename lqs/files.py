@@ -105,7 +105,9 @@ def read_tar(path, pattern):
             if not (member.isfile() or member.isdir()) or name.is_absolute() or ".." in name.parts:
                 raise ValueError(f"member {member.name!r} is a link, a device or outside of the archive")
             if member.isfile() and re.fullmatch(pattern, str(name)) and member.size <= MAX_MEMBER_BYTES:
-                yield str(name), archive.extractfile(member).read()
+                content = archive.extractfile(member)
+                assert content is not None  # a plain file has content
+                yield str(name), content.read()
 
 
 def write_tar(path, members):

@@ -1,32 +1,42 @@
 """Layers with quantized parameters: the thesis's two, and wrappers that fit any Keras layer or model."""
 
+import inspect
+
 import keras
 from keras import ops
 
 from lqs.nested import NestedQuantization
 
 
+class _SubstitutionScope(keras.StatelessScope):
+    """A stateless scope that remembers which variables were assigned in it."""
+
+    def __init__(self, state_mapping):
+        super().__init__(state_mapping, collect_losses=True)
+        self.updates = {}
+
+    def add_update(self, update):
+        super().add_update(update)
+        self.updates[id(update[0])] = update
+
+
 def call_with_values(layer, call, values):
     """Return `call()`, run while variables of `layer` read as the given tensors instead of their own values.
 
-    Updates of non-trainable variables (such as moving statistics and seeds) and losses added during the call
-    reach the scope outside, on every backend.
+    Variables assigned (such as moving statistics and seeds) and losses added during the call reach the scope
+    outside, on every backend.
 
     Args:
         layer: layer whose variables `call` reads.
         call: function without arguments.
-        values: list of pairs `(variable, tensor)`, each tensor of its variable's shape.
+        values: dictionary from the `id` of a variable to a tensor of its shape, of any float dtype.
     """
-    scope = keras.StatelessScope([(v, v.value) for v in layer.variables], collect_losses=True)
-    for update in values:
-        scope.add_update(update)
-    before = {id(v): scope.get_current_value(v) for v in layer.variables}
+    scope = _SubstitutionScope([(v, v.value) for v in layer.variables if id(v) not in values])
+    scope.state_mapping.update(values)
     with scope:
         outputs = call()
-    for variable in layer.variables:
-        value = scope.get_current_value(variable)
-        if value is not before[id(variable)]:
-            variable.assign(value)
+    for variable, value in scope.updates.values():
+        variable.assign(value)
     outer = scope.original_scope
     if outer is None:
         layer.add_loss(scope.losses)
@@ -36,8 +46,8 @@ def call_with_values(layer, call, values):
 
 
 def quantize_values(pairs):
-    """Return `(variable, P_r)` for each pair `(variable, NestedQuantization)`."""
-    return [(variable, quantizer(variable.value)) for variable, quantizer in pairs]
+    """Return `{id(variable): P_r}` for pairs `(variable, NestedQuantization)`."""
+    return {id(variable): quantizer(variable.value) for variable, quantizer in pairs}
 
 
 def copy_quantizer(name, quantizer):
@@ -76,9 +86,9 @@ class _QuantizedKernelAndBias(QuantizedParameters):
         return super().add_weight(*args, **{**kwargs, "autocast": False})
 
     def call(self, inputs):
-        values = {id(v): value for v, value in quantize_values(self.quantized_parameters())}
+        values = quantize_values(self.quantized_parameters())
         weights = [v for v in (self._kernel, self.bias) if v is not None]
-        values = [(v, ops.cast(values.get(id(v), v.value), self.compute_dtype)) for v in weights]
+        values = {id(v): ops.cast(values.get(id(v), v.value), self.compute_dtype) for v in weights}
         return call_with_values(self, lambda: super(_QuantizedKernelAndBias, self).call(inputs), values)
 
     def quantized_parameters(self):
@@ -143,13 +153,14 @@ class _QuantizedWhole(QuantizedParameters):
 
     def __init__(self, layer, quantizers, **kwargs):
         super().__init__(**kwargs)
+        # The wrapped layer casts for itself; parameters are read and quantized in their own precision.
+        self.autocast = False
+        self.dtype_policy = self.variable_dtype
         self.layer = layer
         self.supports_masking = layer.supports_masking
         self.quantizers = [copy_quantizer("quantizers", quantizer) for quantizer in quantizers]
 
-    def build(self, *args, **kwargs):
-        if not self.layer.built:
-            self.layer.build(*args, **kwargs)
+    def build(self, input_shape=None):
         if len(self.quantizers) != len(self.layer.weights):
             raise ValueError(
                 f"Argument `quantizers` must have one entry for each of the {len(self.layer.weights)} weights of "
@@ -159,9 +170,20 @@ class _QuantizedWhole(QuantizedParameters):
             quantizer.build(variable.shape)
         self.built = True
 
-    def call(self, inputs, *args, **kwargs):
+    def call(self, inputs=None, *args, training=None, **kwargs):
+        """Return the wrapped layer's outputs; the arguments are those of its `call`."""
+        if inputs is not None:  # otherwise the layer's first argument is among the named ones
+            args = (inputs, *args)
+        if training is not None and "training" in inspect.signature(self.layer.call).parameters:
+            kwargs["training"] = training
         values = quantize_values(self.quantized_parameters())
-        return call_with_values(self.layer, lambda: self.layer(inputs, *args, **kwargs), values)
+        return call_with_values(self.layer, lambda: self.layer(*args, **kwargs), values)
+
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, *args, **kwargs):
+        return self.layer.compute_output_shape(*args, **kwargs)
 
     def quantized_parameters(self):
         pairs = zip(self.layer.weights, self.quantizers, strict=True)
@@ -199,10 +221,6 @@ class QuantizedLayer(_QuantizedWhole):
         quantizers: a `NestedQuantization` or `None` for each of `layer.weights`, in their order.
     """
 
-    def __init__(self, layer, quantizers, **kwargs):
-        # The wrapped layer casts for itself; parameters are read and quantized in their own precision.
-        super().__init__(layer, quantizers, autocast=False, **kwargs)
-
 
 @keras.saving.register_keras_serializable("lqs")
 class QuantizedModel(_QuantizedWhole, keras.Model):
@@ -212,7 +230,3 @@ class QuantizedModel(_QuantizedWhole, keras.Model):
         layer: a built Keras model.
         quantizers: a `NestedQuantization` or `None` for each of `layer.weights`, in their order.
     """
-
-    def __init__(self, layer, quantizers, **kwargs):
-        super().__init__(layer, quantizers, **kwargs)
-        self.autocast = False

@@ -10,7 +10,7 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope  # has 
 from lqs.granularity import scale_shape, sharing_axes, validate_granularity
 from lqs.penalties import validate_penalty
 from lqs.rounding import signed_levels, to_integers, validate_rounding
-from lqs.rules import FLOAT32_EPSILON, GradientRatio, Rule, get_rule, is_within
+from lqs.rules import FLOAT32_EPSILON, GradientRatio, get_rule, is_within
 
 MIN_SCALE = 100 * FLOAT32_EPSILON
 
@@ -92,16 +92,15 @@ class NestedQuantization(keras.layers.Layer):
     ):
         # The arithmetic stays in the parameter's own precision, also under a mixed-precision policy.
         super().__init__(autocast=False, **kwargs)
+        self.dtype_policy = self.variable_dtype
         self.granularity = validate_granularity(granularity)
         self.rule = GradientRatio() if rule is None else rule
-        self._scale_gradient = get_rule(self.rule)
         self.penalty = validate_penalty(penalty)
         self.rounding = validate_rounding(rounding)
         self.bits = bits
         self.levels = signed_levels(bits)
         self.initial_scale = _validate_initial_scale(initial_scale)
-        if isinstance(self.rule, Rule):
-            self.rule.levels = self.levels
+        self._scale_gradient = get_rule(self.rule, self.levels)
 
     def build(self, input_shape):
         """Create the weight `scale`, of the shape of `input_shape` with size 1 on the shared axes."""

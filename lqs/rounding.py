@@ -14,9 +14,7 @@ def validate_rounding(rounding):
         ValueError: if it does not.
     """
     if rounding not in ROUNDINGS:
-        raise ValueError(
-            f"Argument `rounding` must be one of {tuple(ROUNDINGS)}. Received: rounding={rounding!r}"
-        )
+        raise ValueError(f"Argument `rounding` must be one of {tuple(ROUNDINGS)}. Received: rounding={rounding!r}")
     return rounding
 
 

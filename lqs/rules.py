@@ -9,6 +9,7 @@ where `upstream` is the gradient of the loss with respect to the reconstructed p
 configuration, as `NestedQuantization(rule=...)`.
 """
 
+import functools
 import math
 
 import keras
@@ -110,9 +111,6 @@ class Rule(keras.layers.Layer):
     that its strengths are non-trainable weights: they can be assigned between epochs without retracing, are
     saved with the model, and can be mapped over by `jax.vmap`.
 
-    Attributes:
-        levels: `(lowest, highest)` integer of the layer that owns the rule, `None` if unbounded; set by it.
-
     Example: a rule in a few lines, by which a scale follows the sign of the straight-through gradient.
 
     >>> @keras.saving.register_keras_serializable("docs")
@@ -123,8 +121,14 @@ class Rule(keras.layers.Layer):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.levels = None
         self.built = True
+
+    def bind(self, levels):
+        """Return the function that a layer with the given `(lowest, highest)` integer, or `None`, calls.
+
+        Override it in a rule that depends on the levels.
+        """
+        return self.scale_gradient
 
     def scale_gradient(self, upstream, parameter, integers, scale, axes):
         """Return the gradient of `scale`, with its shape; the arguments are those of `gradient_ratio`."""
@@ -191,12 +195,15 @@ class StraightThrough(Rule):
             raise ValueError(f"Argument `normalize` must be a bool. Received: normalize={normalize!r}")
         self.normalize = normalize
 
-    def scale_gradient(self, upstream, parameter, integers, scale, axes):
-        gradient = straight_through(upstream, parameter, integers, scale, axes, self.levels)
+    def bind(self, levels):
+        return functools.partial(self.scale_gradient, levels=levels)
+
+    def scale_gradient(self, upstream, parameter, integers, scale, axes, levels=None):
+        gradient = straight_through(upstream, parameter, integers, scale, axes, levels)
         if not self.normalize:
             return gradient
         num_sharing = math.prod(parameter.shape[axis] for axis in axes)
-        highest = 1 if self.levels is None else self.levels[1]
+        highest = 1 if levels is None else levels[1]
         return ops.multiply(gradient, 1.0 / math.sqrt(num_sharing * highest))
 
     def get_config(self):
@@ -214,14 +221,18 @@ class Frozen(Rule):
         return ops.zeros_like(scale)
 
 
-def get_rule(rule):
+def get_rule(rule, levels=None):
     """Return the function `(upstream, parameter, integers, scale, axes) -> gradient` that `rule` stands for.
+
+    Args:
+        rule: a `Rule` or such a function.
+        levels: `(lowest, highest)` integer of the layer that uses the rule, or `None`.
 
     Raises:
         ValueError: if `rule` is neither a `Rule` nor a function.
     """
     if isinstance(rule, Rule):
-        return rule.scale_gradient
+        return rule.bind(levels)
     if callable(rule) and not isinstance(rule, type):
         return rule
     raise ValueError(

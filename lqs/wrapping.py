@@ -1,6 +1,7 @@
 """`lqs.quantize`: nested quantization for the parameters of any Keras layer or model, in one call."""
 
 import keras
+import numpy as np
 from keras.src.models.functional import Functional  # has no public name
 
 from lqs.layers import QuantizedLayer, QuantizedModel, QuantizedParameters
@@ -93,8 +94,7 @@ def _prototype(name, prototype):
         return NestedQuantization()
     if prototype is not None and not isinstance(prototype, NestedQuantization):
         raise ValueError(
-            f"Argument `{name}` must be an `lqs.NestedQuantization`, None or 'default'. "
-            f"Received: {name}={prototype!r}"
+            f"Argument `{name}` must be an `lqs.NestedQuantization`, None or 'default'. Received: {name}={prototype!r}"
         )
     return prototype
 
@@ -110,7 +110,11 @@ def _copy(layer):
         ) from error
     if layer.built and not copy.built:
         copy.build_from_config(layer.get_build_config())
-    copy.set_weights(layer.get_weights())
+        copy.built = True
+    for source, target in zip(layer._flatten_layers(), copy._flatten_layers(), strict=True):
+        values: dict = {}  # by way of what layers do to save and load, since some derive further state from their weights
+        source.save_own_variables(values)
+        target.load_own_variables({key: np.array(value) for key, value in values.items()})
     if isinstance(layer, keras.Model) and layer.compiled:
         copy.compile_from_config(layer.get_compile_config())
     return copy
@@ -119,7 +123,7 @@ def _copy(layer):
 def _candidates(layer):
     """Return pairs `(owner, variable)` of the trainable float parameters that are not quantized yet."""
     layers = layer._flatten_layers()
-    seen = set()
+    seen: set[int] = set()
     for inner in layers:
         if isinstance(inner, QuantizedParameters):
             seen.update(id(variable) for variable, _ in inner.quantized_parameters())

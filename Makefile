@@ -1,0 +1,63 @@
+# Everything that the README asks for. Needs Python 3.11 to 3.13, make and flock; the rest goes into .venv.
+
+PYTHON ?= python3
+CORES ?= 2
+
+STAMP := .venv/.installed
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+PYTEST := pytest -q -n 2 --dist=loadfile --no-loadscope-reorder
+ONCE := tests/test_batches.py tests/test_frame.py  # these start their own processes, or none: one backend will do
+# Its other options: notebooks/profiles/default. After kill -9 Snakemake's own lock stays, and so do the jobs, which hold
+# .run.lock until they end: only then may the next run unlock.
+SNAKEMAKE := snakemake --snakefile notebooks/Snakefile --directory . --cores $(CORES)
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export TF_CPP_MIN_LOG_LEVEL = 3
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_USE_PEP517 = 1
+
+.PHONY: help figures runs test lab clean
+.DELETE_ON_ERROR:
+
+help:  ## print this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+figures: AGAIN := --forcerun notebook  # after the target, which it would take for one more rule
+figures: $(STAMP)  ## execute every notebook: all figures, from the run records
+runs: $(STAMP)  ## train the whole grid of the thesis
+figures runs:
+	@flock --nonblock .run.lock true || echo "Another run holds .run.lock; waiting for it to end."
+	@flock .run.lock sh -c '$(SNAKEMAKE) --unlock >/dev/null 2>&1; exec $(SNAKEMAKE) $@ $(AGAIN)'
+
+test: export OMP_NUM_THREADS = 1
+test: export TF_NUM_INTRAOP_THREADS = 1
+test: export TF_NUM_INTEROP_THREADS = 1
+test: $(STAMP)  ## lint, types, tests and doctests on TensorFlow and JAX, every notebook
+	ruff check .
+	ruff format --check .
+	mypy
+	MPLBACKEND=Agg KERAS_BACKEND=tensorflow $(PYTEST) --doctest-modules tests lqs
+	MPLBACKEND=Agg KERAS_BACKEND=jax $(PYTEST) --doctest-modules tests lqs $(ONCE:%=--ignore=%)
+ifneq ($(NOTEBOOKS),)
+	$(PYTEST) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
+else
+	@echo "No notebooks to run."
+endif
+
+lab: $(STAMP)  ## open the notebooks in JupyterLab
+	jupyter lab notebooks
+
+clean:  ## remove .venv and all caches; data and figures stay
+	rm -rf .venv .snakemake .run.lock .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info build
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	    { echo "lqs needs Python 3.11 to 3.13 as $(PYTHON); name another: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "$(PYTHON) cannot make virtual environments: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	@echo "Installing into .venv (once: nearly 1 GB to download, some minutes)"
+	@$(PYTHON) -m venv --clear .venv
+	@.venv/bin/pip install --quiet --require-hashes -r requirements.txt
+	@.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,69 @@
+"""Shared fixtures: seeds, gradients on either backend, save and load."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+
+@pytest.fixture(autouse=True)
+def _reproducible():
+    keras.utils.set_random_seed(42)
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(42)
+
+
+def _tensorflow_gradients(loss, layer, parameter):
+    import tensorflow as tf
+
+    parameter = tf.constant(parameter)
+    with tf.GradientTape() as tape:
+        tape.watch(parameter)
+        value = loss(parameter)
+    return tape.gradient(value, [parameter, layer.scale.value])
+
+
+def _jax_gradients(loss, layer, parameter):
+    import jax
+
+    def stateless(parameter, scale):
+        with keras.StatelessScope([(layer.scale, scale)], collect_losses=True):
+            return loss(parameter)
+
+    return jax.grad(stateless, argnums=(0, 1))(parameter, layer.scale.value)
+
+
+@pytest.fixture(scope="session")
+def gradients():
+    """Function `(layer, parameter, upstream) -> (dL/dP, dL/ds)` with `L = sum(upstream * layer(P)) + losses`."""
+    compute = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients}[keras.backend.backend()]
+
+    def run(layer, parameter, upstream):
+        layer.built or layer.build(parameter.shape)
+
+        def loss(parameter):
+            return ops.sum(layer(parameter) * upstream) + sum(layer.losses)
+
+        return [ops.convert_to_numpy(gradient) for gradient in compute(loss, layer, parameter)]
+
+    return run
+
+
+@pytest.fixture
+def reload(tmp_path):
+    """Function that saves a model as `.keras` and loads it, without `custom_objects`."""
+
+    def run(model):
+        model.save(tmp_path / "model.keras")
+        return keras.models.load_model(tmp_path / "model.keras")
+
+    return run

@@ -1,0 +1,158 @@
+"""Tests of `lqs.configs`: identities are stable, protocols filled in, mistakes named."""
+
+import dataclasses
+
+import pytest
+
+from lqs.configs import METHODS, Config, float_config, make_config
+
+# A value other than the one that `make_config("mnist", "nested", 1e-10, "row")` has, for every field.
+OTHER_VALUES = {
+    "dataset": "digits",
+    "network": "other",
+    "method": "max_bin",
+    "strength": 1e-9,
+    "granularity": "column",
+    "regime": "pretrained",
+    "seed": 43,
+    "protocol": "laptop",
+    "epochs": 4,
+    "batch_size": 64,
+    "learning_rate": 5e-4,
+    "rounding": "nearest",
+    "update_stalled": False,
+    "epsilon": 1e-8,
+    "backend": "tensorflow",
+}
+
+
+@pytest.fixture
+def config():
+    return make_config("mnist", "nested", 1e-10, "row")
+
+
+@pytest.mark.parametrize(
+    "arguments, known_id",
+    [
+        (("mnist", "nested", 1e-10, "row"), "thesis-nested-row-1e-10-scratch-s42-a677496b"),
+        (("mnist", "float"), "thesis-float-scalar-0-scratch-s42-5fe8b495"),
+    ],
+)
+def test_ids_are_those_of_committed_records(arguments, known_id):
+    assert make_config(*arguments).id == known_id
+
+
+def test_field_at_its_default_leaves_the_id(config):
+    defaults = {"rounding": "floor", "update_stalled": True, "epsilon": 1e-7, "backend": "jax"}
+    assert {f.name for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING} == set(defaults)
+    assert make_config("mnist", "nested", 1e-10, "row", **defaults).id == config.id
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Config)])
+def test_every_field_changes_the_id(config, name):
+    assert getattr(config, name) != OTHER_VALUES[name]
+    assert dataclasses.replace(config, **{name: OTHER_VALUES[name]}).id != config.id
+
+
+def test_strengths_that_look_alike_have_different_ids():
+    first, second = (make_config("mnist", "nested", strength).id for strength in (1e-10, 1.00000001e-10))
+    assert first.rsplit("-", 1)[0] == second.rsplit("-", 1)[0] and first != second
+
+
+def test_whole_number_is_the_same_strength():
+    assert make_config("mnist", "nested", 0).id == make_config("mnist", "nested", 0.0).id
+
+
+@pytest.mark.parametrize(
+    "protocol, dataset, values",
+    [
+        ("thesis", "mnist", (20, 32, 1e-4)),
+        ("laptop", "mnist", (4, 32, 5e-4)),
+        ("smoke", "digits", (10, 32, 8e-3)),
+    ],
+)
+def test_protocol_fills_in_its_values(protocol, dataset, values):
+    config = make_config(dataset, "float", protocol=protocol)
+    assert (config.epochs, config.batch_size, config.learning_rate) == values
+    assert (config.network, config.protocol) == ("dense", protocol)
+
+
+def test_overrides_win():
+    config = make_config("digits", "nested", protocol="smoke", epochs=1, epsilon=1e-9)
+    assert (config.epochs, config.epsilon, config.batch_size) == (1, 1e-9, 32)
+
+
+@pytest.mark.parametrize(
+    "method, rule, penalty",
+    [
+        ("float", None, None),
+        ("nested", "gradient_ratio", None),
+        ("max_bin", "frozen", "max_bin"),
+        ("inverse", "frozen", "inverse"),
+        ("difference", "frozen", "difference"),
+    ],
+)
+def test_method_stands_for_rule_and_penalty(method, rule, penalty):
+    assert method in METHODS
+    config = make_config("mnist", method)
+    assert (config.rule, config.penalty) == (rule, penalty)
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("method", "ternary", "`method` must be one of .*'nested'.* Received: method='ternary'"),
+        ("granularity", "rows", "`granularity` must be one of .*'row'.* Received: granularity='rows'"),
+        ("regime", "warm", "`regime` must be one of .*'pretrained'.* Received: regime='warm'"),
+        ("rounding", "up", "`rounding` must be one of .*'nearest'.* Received: rounding='up'"),
+        ("backend", "torch", "`backend` must be one of .*'jax'.* Received: backend='torch'"),
+        ("strength", -1e-9, "`strength` must be finite and >= 0. Received: strength=-1e-09"),
+        ("strength", float("nan"), "`strength` must be finite and >= 0. Received: strength=nan"),
+        ("epsilon", "1e-9", "`epsilon` must be finite and >= 0. Received: epsilon='1e-9'"),
+        ("learning_rate", float("inf"), "`learning_rate` must be finite and >= 0. Received: learning_rate=inf"),
+        ("epochs", 0, "`epochs` must be a positive integer. Received: epochs=0"),
+        ("epochs", True, "`epochs` must be a positive integer. Received: epochs=True"),
+        ("batch_size", 32.0, "`batch_size` must be a positive integer. Received: batch_size=32.0"),
+    ],
+)
+def test_wrong_value_is_named(config, field, value, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config, **{field: value})
+
+
+@pytest.mark.parametrize("dataset, protocol", [("digits", "thesis"), ("mnist", "smoke"), ("mnist", "quick")])
+def test_protocol_without_the_dataset(dataset, protocol):
+    message = f"must be among .*'thesis'.* Received: protocol='{protocol}', dataset='{dataset}'"
+    with pytest.raises(ValueError, match=message):
+        make_config(dataset, "nested", protocol=protocol)
+
+
+def test_unknown_override():
+    with pytest.raises(TypeError, match="momentum"):
+        make_config("mnist", "nested", momentum=0.9)
+
+
+def test_float_config_keeps_what_the_float_network_depends_on():
+    settings = {
+        "seed": 43,
+        "protocol": "laptop",
+        "epochs": 2,
+        "batch_size": 16,
+        "learning_rate": 0.5,
+        "epsilon": 1e-8,
+        "backend": "tensorflow",
+    }
+    config = make_config(
+        "mnist", "nested", 1e-9, "row", "pretrained", rounding="nearest", update_stalled=False, **settings
+    )
+    assert float_config(config) == make_config("mnist", "float", **settings)
+
+
+def test_float_config_is_its_own():
+    config = make_config("mnist", "float", seed=44)
+    assert float_config(config) == config
+
+
+def test_config_cannot_be_changed(config):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 1

@@ -1,0 +1,263 @@
+"""Penalties: values and gradients by hand, and their mean over the whole model in the reported loss."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from test_rules import BAD_STRENGTHS, grouped
+
+import lqs
+
+PENALTIES = {"MaxBin": lqs.MaxBinPenalty, "Inverse": lqs.InversePenalty, "Difference": lqs.DifferencePenalty}
+
+
+def term_by_loops(name, parameter, scale):
+    varying = [axis for axis, size in enumerate(scale.shape) if size > 1]
+    groups = grouped(parameter.shape, varying)
+    if name == "MaxBin":
+        return sum(max(abs(float(parameter[i])) / float(scale[k]) for i in m) for k, m in groups.items()) / len(groups)
+    if name == "Inverse":
+        return sum(1 / float(scale[k]) for k in groups) / len(groups)
+    deviations = [
+        abs(float(parameter[i]) - float(parameter[i]) / float(scale[k])) for k, m in groups.items() for i in m
+    ]
+    return sum(deviations) / len(deviations)
+
+
+# P = [[1, -3], [2, 1]], s = [[0.5], [2]]
+#   MaxBin      rows 3 / 0.5 = 6 and 2 / 2 = 1                            mean 3.5
+#   Inverse     rows 2 and 0.5                                           mean 1.25
+#   Difference  |1 - 2|, |-3 + 6|, |2 - 1|, |1 - 0.5| = 1, 3, 1, 0.5      mean 1.375
+# Derivatives with respect to P and s (two scales, four elements):
+#   MaxBin      the largest of each row: -1 / 0.5 / 2, 1 / 2 / 2;         -3 / 0.25 / 2, -2 / 4 / 2
+#   Inverse     0;                                                       -1 / 0.25 / 2, -1 / 4 / 2
+#   Difference  sign(P - P/s) * (1 - 1/s) / 4 = 1/4, -1/4, 1/8, 1/8;      sign * P / s**2 / 4 = -4, 3/16 summed
+BY_HAND = {
+    "MaxBin": (3.5, [[0, -1], [0.25, 0]], [[-6], [-0.25]]),
+    "Inverse": (1.25, [[0, 0], [0, 0]], [[-2], [-0.125]]),
+    "Difference": (1.375, [[0.25, -0.25], [0.125, 0.125]], [[-4], [3 / 16]]),
+}
+PARAMETER, SCALE = np.array([[1.0, -3.0], [2.0, 1.0]], "float32"), np.array([[0.5], [2.0]], "float32")
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_by_hand(name, gradients):
+    value, parameter_gradient, scale_gradient = BY_HAND[name]
+    assert term_by_loops(name, PARAMETER, SCALE) == value
+    layer = lqs.NestedQuantization("row", lqs.Frozen(), PENALTIES[name](0.5))
+    layer.build((2, 2))
+    layer.scale.assign(SCALE)
+    layer(PARAMETER)
+    assert float(sum(layer.losses)) == 0.5 * value
+    upstream = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
+    result = gradients(layer, PARAMETER, upstream)
+    np.testing.assert_allclose(result[0], upstream + 0.5 * np.array(parameter_gradient), rtol=1e-6)
+    np.testing.assert_allclose(result[1], 0.5 * np.array(scale_gradient), rtol=1e-6)
+
+
+def test_added_to_the_gradient_of_the_rule(gradients):
+    layer = lqs.NestedQuantization("row", lqs.GradientRatio(0.5), lqs.InversePenalty(1.0))
+    layer.build((2, 2))
+    layer.scale.assign(SCALE)
+    _, scale_gradient = gradients(layer, PARAMETER, 0 * PARAMETER)  # all vote -tanh(0.5); ranges 6 and 1
+    np.testing.assert_allclose(scale_gradient, [[-2 - 6 * np.tanh(0.5)], [-0.125 - np.tanh(0.5)]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("granularity", ["scalar", "row", "column", "channel", "filter", (0, -1)])
+def test_terms(name, granularity, rng):
+    layer = lqs.NestedQuantization(granularity, lqs.Frozen(), PENALTIES[name](2.0))
+    parameter = rng.normal(size=(3, 2, 4, 5)).astype("float32")
+    layer.build(parameter.shape)
+    scale = rng.uniform(0.1, 2, layer.scale.shape).astype("float32")
+    layer.scale.assign(scale)
+    layer(parameter)
+    assert float(sum(layer.losses)) == pytest.approx(2 * term_by_loops(name, parameter, scale), rel=1e-5)
+
+
+def dense(units, name, rate=0.5, granularity="row", **arguments):
+    quantizer = lqs.NestedQuantization(granularity, lqs.Frozen(), PENALTIES[name](rate))
+    bias = lqs.NestedQuantization("scalar", lqs.Frozen(), PENALTIES[name](rate))
+    return lqs.QuantDense(units, kernel_quantizer=quantizer, bias_quantizer=bias, **arguments)
+
+
+def two_layers(name):
+    return keras.Sequential([keras.Input((4,)), dense(7, name), dense(3, name, granularity="column")])
+
+
+def mixed(name):
+    """A `QuantDense` beside layers that `lqs.quantize` wraps, one of them without a penalty for its bias."""
+    model = keras.Sequential([keras.Input((4,)), dense(7, name), keras.layers.Dense(5), keras.layers.Dense(3)])
+    kernel = lqs.NestedQuantization("column", lqs.Frozen(), PENALTIES[name](0.5))
+    return lqs.quantize(model, kernel=kernel, bias=lqs.NestedQuantization(rule=lqs.Frozen()))
+
+
+def nested(name):
+    inner = keras.Sequential([keras.Input((7,)), dense(6, name), keras.layers.LayerNormalization()])
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, dense(3, name)(inner(dense(7, name)(inputs))))
+
+
+@keras.saving.register_keras_serializable("test_penalties")
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = keras.layers.Dense(7), keras.layers.Dense(3)
+
+    def build(self, input_shape):
+        self.first.build(input_shape)
+        self.second.build((None, 7))
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+
+def subclassed(name):
+    model = Subclassed()
+    model.build((None, 4))
+    prototype = lqs.NestedQuantization(rule=lqs.Frozen(), penalty=PENALTIES[name](0.5))
+    return lqs.quantize(model, kernel=prototype, bias=prototype)
+
+
+def shared(name):
+    """One layer called twice counts once, as its parameters do."""
+    inputs, layer = keras.Input((4,)), dense(4, name)
+    return keras.Model(inputs, dense(3, name)(layer(layer(inputs))))
+
+
+def quantizers_of(model):
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, lqs.QuantizedParameters)]
+    return [pair for layer in layers for pair in layer.quantized_parameters()]
+
+
+def expected_penalty(model, name, rate=0.5):
+    """Return `rate * sum(#P * term) / sum(#P)` over all quantized parameters; those without penalty add 0."""
+    pairs = [(ops.convert_to_numpy(v), ops.convert_to_numpy(q.scale), q.penalty) for v, q in quantizers_of(model)]
+    total = sum(value.size * term_by_loops(name, value, scale) for value, scale, penalty in pairs if penalty)
+    return rate * total / sum(value.size for value, _, _ in pairs)
+
+
+def with_random_scales(model, rng):
+    for variable, quantizer in quantizers_of(model):
+        quantizer.scale.assign(rng.uniform(0.2, 0.6, quantizer.scale.shape))
+        variable.assign(0.4 * rng.normal(size=variable.shape))
+    return model
+
+
+def data(rng):
+    return rng.normal(size=(8, 4)).astype("float32"), rng.normal(size=(8, 3)).astype("float32")
+
+
+def reported_penalty(model, inputs, targets):
+    outputs = ops.convert_to_numpy(model(inputs))
+    return model.evaluate(inputs, targets, verbose=0) - np.mean((outputs - targets) ** 2)
+
+
+MODELS = {"mixed": (mixed, 6), "nested": (nested, 6), "whole": (subclassed, 4), "shared": (shared, 4)}
+MAKE = {"two": (two_layers, 4), **MODELS}
+
+
+@pytest.mark.parametrize("kind, name", [*[("two", name) for name in PENALTIES], *[(k, "MaxBin") for k in MODELS]])
+def test_normalised_over_the_whole_model(kind, name, rng, reload):
+    make, num_quantizers = MAKE[kind]
+    model = with_random_scales(make(name), rng)
+    assert len(quantizers_of(model)) == num_quantizers
+    inputs, targets = data(rng)
+    model.compile(keras.optimizers.SGD(1e-3), "mse")
+    expected = expected_penalty(model, name)
+    assert reported_penalty(model, inputs, targets) == pytest.approx(expected, rel=1e-3)
+    task = np.mean((ops.convert_to_numpy(model(inputs)) - targets) ** 2)
+    history = model.fit(inputs, targets, batch_size=8, verbose=0).history["loss"]
+    assert history[0] == pytest.approx(task + expected, rel=1e-5)
+    after = expected_penalty(model, name)
+    assert after < expected * (1 - 1e-4)  # the penalty has moved the scales
+    loaded = reload(model)
+    assert reported_penalty(loaded, inputs, targets) == pytest.approx(after, rel=1e-3)
+
+
+@pytest.mark.parametrize("time_steps", [1, 5])
+def test_inside_time_distributed(time_steps, rng):
+    """Keras calls the layer once per time step; its parameters count once all the same."""
+    model = keras.Sequential([keras.Input((time_steps, 4)), keras.layers.TimeDistributed(dense(3, "Inverse"))])
+    with_random_scales(model, rng)
+    inputs, targets = rng.normal(size=(8, time_steps, 4)), rng.normal(size=(8, time_steps, 3))
+    model.compile("sgd", "mse")
+    penalty = reported_penalty(model, inputs, targets)
+    assert penalty == pytest.approx(expected_penalty(model, "Inverse"), rel=1e-3)
+
+
+def test_scales_learn_from_the_penalty_alone(rng):
+    """SGD at rate 1 moves each scale by exactly its share of the gradient of the term."""
+    model = with_random_scales(two_layers("Inverse"), rng)
+    model.compile(keras.optimizers.SGD(1.0), "mse")
+    before = [ops.convert_to_numpy(q.scale).astype("float64") for _, q in quantizers_of(model)]
+    sizes = [int(np.prod(variable.shape)) for variable, _ in quantizers_of(model)]
+    model.fit(*data(rng), batch_size=8, verbose=0)
+    for (_, quantizer), scale, size in zip(quantizers_of(model), before, sizes, strict=True):
+        gradient = -0.5 * size / sum(sizes) / scale**2 / scale.size
+        moved = ops.convert_to_numpy(quantizer.scale) - scale
+        np.testing.assert_allclose(moved, -gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_assigning_the_rate_takes_effect_without_recompiling(rng):
+    model = with_random_scales(two_layers("MaxBin"), rng)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    inputs, targets = data(rng)
+    losses, functions = [], []
+    for rate in (0.0, 0.5, 2.0):
+        for _, quantizer in quantizers_of(model):
+            quantizer.penalty.rate.assign(rate)
+        losses += model.fit(inputs, targets, batch_size=8, verbose=0).history["loss"]
+        functions.append(model.train_function)
+    term = expected_penalty(model, "MaxBin", rate=1.0)
+    np.testing.assert_allclose(np.array(losses) - losses[0], [0, 0.5 * term, 2 * term], rtol=1e-4)
+    assert functions[0] is functions[1] is functions[2]
+
+
+def test_losses_do_not_pile_up_between_calls(rng):
+    model = with_random_scales(two_layers("Inverse"), rng)
+    inputs, _ = data(rng)
+    totals = []
+    for _ in range(3):
+        model(inputs)
+        totals.append(float(sum(model.losses)))
+    assert totals == [pytest.approx(expected_penalty(model, "Inverse"), rel=1e-5)] * 3
+
+
+@keras.saving.register_keras_serializable("test_penalties")
+class CountPenalty(lqs.Penalty):
+    """A further term: the constant 3, whose weighted mean over a model is 3 too."""
+
+    def term(self, parameter, scale, axes):
+        return 3.0 + 0.0 * ops.mean(scale)
+
+
+def test_a_further_term(rng, reload):
+    prototype = lqs.NestedQuantization(penalty=CountPenalty(0.25))
+    inputs, targets = data(rng)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(9), keras.layers.Dense(3)])
+    model = lqs.quantize(model, kernel=prototype, bias=prototype)
+    model.compile("sgd", "mse")
+    for instance in (model, reload(model)):
+        assert reported_penalty(instance, inputs, targets) == pytest.approx(0.75, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_configuration_round_trip(name):
+    penalty = PENALTIES[name](3e-9)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(penalty))
+    assert type(again) is type(penalty) and again.get_config() == penalty.get_config()
+    assert float(ops.convert_to_numpy(again.rate)) == pytest.approx(3e-9)
+    assert not again.trainable_variables
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("value", BAD_STRENGTHS)
+def test_bad_rate(name, value):
+    with pytest.raises(ValueError, match="`rate` must be a finite number >= 0. Received: rate="):
+        PENALTIES[name](value)
+
+
+def test_abstract_penalty():
+    with pytest.raises(NotImplementedError, match="Penalty must implement `term`"):
+        lqs.Penalty(0.1).term(None, None, ())
