@@ -27,7 +27,7 @@ figures: $(STAMP)  ## execute every notebook: all figures, from the run records
 runs: $(STAMP)  ## train the whole grid of the thesis
 figures runs:
 	@flock --nonblock .run.lock true || echo "Another run holds .run.lock; waiting for it to end."
-	@flock .run.lock sh -c '$(SNAKEMAKE) --unlock >/dev/null 2>&1; exec $(SNAKEMAKE) $@ $(AGAIN)'
+	@flock .run.lock sh -c 'ls .snakemake/locks/* >/dev/null 2>&1 && $(SNAKEMAKE) --unlock >/dev/null 2>&1; exec $(SNAKEMAKE) $@ $(AGAIN)'
 
 test: export OMP_NUM_THREADS = 1
 test: export TF_NUM_INTRAOP_THREADS = 1

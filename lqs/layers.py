@@ -3,7 +3,7 @@
 import inspect
 
 import keras
-from keras import ops
+from keras.src.backend.common.variables import AutocastScope  # has no public name
 
 from lqs.nested import NestedQuantization
 
@@ -29,9 +29,10 @@ def call_with_values(layer, call, values):
     Args:
         layer: layer whose variables `call` reads.
         call: function without arguments.
-        values: dictionary from the `id` of a variable to a tensor of its shape, of any float dtype.
+        values: dictionary from the `id` of a variable to a tensor of its shape and dtype.
     """
-    scope = _SubstitutionScope([(v, v.value) for v in layer.variables if id(v) not in values])
+    with AutocastScope(None):
+        scope = _SubstitutionScope([(v, v.value) for v in layer.variables if id(v) not in values])
     scope.state_mapping.update(values)
     with scope:
         outputs = call()
@@ -46,8 +47,9 @@ def call_with_values(layer, call, values):
 
 
 def quantize_values(pairs):
-    """Return `{id(variable): P_r}` for pairs `(variable, NestedQuantization)`."""
-    return {id(variable): quantizer(variable.value) for variable, quantizer in pairs}
+    """Return `{id(variable): P_r}` for pairs `(variable, NestedQuantization)`, in the variables' own precision."""
+    with AutocastScope(None):
+        return {id(variable): quantizer(variable.value) for variable, quantizer in pairs}
 
 
 def copy_quantizer(name, quantizer):
@@ -81,14 +83,8 @@ class _QuantizedKernelAndBias(QuantizedParameters):
         for variable, quantizer in self.quantized_parameters():
             quantizer.build(variable.shape)
 
-    def add_weight(self, *args, **kwargs):
-        # Quantized in full precision, cast to the compute dtype afterwards.
-        return super().add_weight(*args, **{**kwargs, "autocast": False})
-
     def call(self, inputs):
         values = quantize_values(self.quantized_parameters())
-        weights = [v for v in (self._kernel, self.bias) if v is not None]
-        values = {id(v): ops.cast(values.get(id(v), v.value), self.compute_dtype) for v in weights}
         return call_with_values(self, lambda: super(_QuantizedKernelAndBias, self).call(inputs), values)
 
     def quantized_parameters(self):

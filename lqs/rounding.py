@@ -13,7 +13,7 @@ def validate_rounding(rounding):
     Raises:
         ValueError: if it does not.
     """
-    if rounding not in ROUNDINGS:
+    if not isinstance(rounding, str) or rounding not in ROUNDINGS:
         raise ValueError(f"Argument `rounding` must be one of {tuple(ROUNDINGS)}. Received: rounding={rounding!r}")
     return rounding
 

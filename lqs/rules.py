@@ -60,7 +60,7 @@ def gradient_ratio(upstream, parameter, integers, scale, axes, threshold, update
     >>> upstream = np.array([[0.0, 8.0], [8.0, 8.0]], "float32")
     >>> integers = np.array([[2.0, 4.0], [1.0, 1.0]], "float32")
     >>> scale = np.ones((2, 1), "float32")
-    >>> np.asarray(gradient_ratio(upstream, integers, integers, scale, (1,), 0.5)).round(4).tolist()
+    >>> np.asarray(gradient_ratio(upstream, integers, integers, scale, (1,), 0.5), "float64").round(4).tolist()
     [[-0.9242], [0.0]]
     """
     magnitude = ops.abs(integers)

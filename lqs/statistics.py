@@ -92,7 +92,7 @@ def zipped_bytes(arrays):
     dtype = np.result_type(*arrays)
     if dtype.kind == "i":
         lowest, highest = min(a.min() for a in arrays), max(a.max() for a in arrays)
-        dtype = np.result_type(np.int8, np.min_scalar_type(lowest), _signed_type(highest))
+        dtype = np.min_scalar_type(min(int(lowest), -int(highest) - 1))  # the smallest signed type for both
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for index, array in enumerate(arrays):
@@ -134,11 +134,6 @@ def _summary_row(variable, quantizer):
         "scale_max": float(scale.max()),
         **integer_statistics([integers]),
     }
-
-
-def _signed_type(value):
-    """Return the smallest signed type that holds the non-negative `value`."""
-    return np.min_scalar_type(-int(value) - 1)
 
 
 def _to_numpy(tensor):

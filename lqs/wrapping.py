@@ -112,7 +112,8 @@ def _copy(layer):
         copy.build_from_config(layer.get_build_config())
         copy.built = True
     for source, target in zip(layer._flatten_layers(), copy._flatten_layers(), strict=True):
-        values: dict = {}  # by way of what layers do to save and load, since some derive further state from their weights
+        # By way of what layers do to save and load, since some derive further state from their weights.
+        values: dict = {}
         source.save_own_variables(values)
         target.load_own_variables({key: np.array(value) for key, value in values.items()})
     if isinstance(layer, keras.Model) and layer.compiled:
