@@ -4,6 +4,7 @@ from lqs.layers import QuantConv2D, QuantDense, QuantizedLayer, QuantizedModel, 
 from lqs.nested import MIN_SCALE, NestedQuantization
 from lqs.penalties import DifferencePenalty, InversePenalty, MaxBinPenalty, Penalty
 from lqs.rules import Frozen, GradientRatio, Rule, StraightThrough
+from lqs.statistics import summary
 from lqs.wrapping import quantize
 
 __version__ = "0.1.0"
