@@ -202,9 +202,10 @@ def _baseline_weights(config, root, weights):
     """Return the trained weights of the float baseline of `config`, training it first if need be."""
     baseline = float_config(config)
     path = _weights_path(baseline, weights)
-    if not path.exists():
+    known = read_record(baseline, root)
+    if known is None or not path.exists():  # a run that was killed may have left one of them
         record = train(baseline, root, weights)
-        if read_record(baseline, root) is None:
+        if known is None:
             write_record(record, root)
     with np.load(path) as archive:
         return [archive[name] for name in archive.files]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -203,6 +204,14 @@ def test_lost_weights_are_trained_again_and_the_record_stays(pretrained, folders
     assert path.read_bytes() == before
     for ours, theirs in zip(baseline_weights(config, (None, tmp_path)), baseline_weights(config, folders), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_record_that_a_killed_run_did_not_write_is_made_from_a_new_baseline(pretrained, folders, tmp_path):
+    config, _ = pretrained
+    expected = read_record(float_config(config), folders[0])
+    shutil.copytree(folders[1], tmp_path / "weights")  # written before the record
+    make_model(config, (8, 8, 1), 10, tmp_path / "runs", tmp_path / "weights")
+    assert read_record(float_config(config), tmp_path / "runs")["final"] == expected["final"]
 
 
 def test_scratch_run_starts_from_the_initial_weights_of_the_float_network(tmp_path):
