@@ -3,7 +3,10 @@
 from lqs.layers import QuantConv2D, QuantDense, QuantizedLayer, QuantizedModel, QuantizedParameters
 from lqs.nested import MIN_SCALE, NestedQuantization
 from lqs.penalties import DifferencePenalty, InversePenalty, MaxBinPenalty, Penalty
+from lqs.reader import FileFormatError
 from lqs.rules import Frozen, GradientRatio, Rule, StraightThrough
+from lqs.saving import load, save
+from lqs.sizes import size_report
 from lqs.statistics import summary
 from lqs.wrapping import quantize
 

@@ -20,7 +20,7 @@ def quantized_parameters(model):
 def model_integers(model):
     """Return `{path of the variable: int32 array}` for every quantized parameter of `model`."""
     pairs = quantized_parameters(model)
-    return {variable.path: _to_numpy(quantizer.integers(variable.value)) for variable, quantizer in pairs}
+    return {variable.path: to_numpy(quantizer.integers(variable.value)) for variable, quantizer in pairs}
 
 
 def entropy_bits(integers):
@@ -89,6 +89,12 @@ def zipped_bytes(arrays):
     >>> zipped_bytes([np.zeros(1000, "int32")])[1], zipped_bytes([np.array([0, 200])])[1]
     ('int8', 'int16')
     """
+    buffer, dtype = zip_archive(arrays)
+    return buffer.getbuffer().nbytes, dtype.name
+
+
+def zip_archive(arrays):
+    """Return the archive of `zipped_bytes` as an `io.BytesIO`, and the `numpy.dtype` of its members."""
     dtype = np.result_type(*arrays)
     if dtype.kind == "i":
         lowest, highest = min(a.min() for a in arrays), max(a.max() for a in arrays)
@@ -97,7 +103,7 @@ def zipped_bytes(arrays):
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for index, array in enumerate(arrays):
             archive.writestr(str(index), array.astype(dtype).tobytes())
-    return buffer.getbuffer().nbytes, dtype.name
+    return buffer, dtype
 
 
 def summary(model):
@@ -125,7 +131,7 @@ def summary(model):
 
 
 def _summary_row(variable, quantizer):
-    integers, scale = _to_numpy(quantizer.integers(variable.value)), _to_numpy(quantizer.scale)
+    integers, scale = to_numpy(quantizer.integers(variable.value)), to_numpy(quantizer.scale)
     return {
         "parameter": variable.path,
         "shape": tuple(variable.shape),
@@ -136,5 +142,6 @@ def _summary_row(variable, quantizer):
     }
 
 
-def _to_numpy(tensor):
+def to_numpy(tensor):
+    """Return the NumPy array of a backend tensor or variable."""
     return np.asarray(keras.ops.convert_to_numpy(tensor))

@@ -21,6 +21,7 @@ from lqs.files import write_atomically
 from lqs.models import NETWORKS
 from lqs.nested import NestedQuantization
 from lqs.records import RUNS, read_record, write_record
+from lqs.sizes import file_bytes, fp32_bytes
 from lqs.statistics import histogram, integer_statistics, model_integers, quantized_parameters, zipped_bytes
 from lqs.wrapping import quantize
 
@@ -155,14 +156,20 @@ class IntegerHistory(keras.callbacks.Callback):
 
 
 def final_statistics(model):
-    """Return the statistics of all integers together, and the size in the thesis's accounting.
+    """Return the statistics of all integers together, and sizes: in the thesis's accounting, and of a `.lqs` file.
 
-    For a float network, the size is that of the zipped float32 parameters, the thesis's baseline.
+    For a float network, the former is that of the zipped float32 parameters, the thesis's baseline.
     """
     integers = list(model_integers(model).values())
     statistics = integer_statistics(integers) if integers else {}
     num_bytes, dtype = zipped_bytes(integers or model.get_weights())
-    return {**statistics, "zip_bytes": num_bytes, "zip_dtype": dtype}
+    sizes = {
+        "zip_bytes": num_bytes,
+        "zip_dtype": dtype,
+        "fp32_bytes": fp32_bytes(model),
+        "file_bytes": file_bytes(model),
+    }
+    return {**statistics, **sizes}
 
 
 def environment():

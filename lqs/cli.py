@@ -1,0 +1,85 @@
+"""The command `lqs`: look into `.lqs` files, make them of `.keras` files and back."""
+
+import sys
+from pathlib import Path
+
+import click
+import keras
+
+import lqs
+from lqs import packing, reader
+from lqs.files import replacing
+from lqs.saving import load, save
+
+EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+NEW = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group(help=__doc__)
+@click.version_option(lqs.__version__, package_name="lqs")
+def commands():
+    """Group of the commands."""
+
+
+@commands.command()
+@click.argument("path", type=EXISTING)
+def info(path):
+    """Print what is in a .lqs file: a line for each array, and where its bytes go."""
+    configuration, tensors = reader.read(path, decode=packing.decode_symbols)
+    click.echo(f"{configuration.get('class_name')} of {len(tensors)} arrays, format {reader.VERSION}")
+    rows = [("array", "shape", "integers", "unique", "codes", "table", "scale", "values")]
+    for tensor in tensors:
+        integers = tensor.integers
+        empty = integers is None or not integers.size
+        limits = ("", "") if empty else (f"{integers.min()}…{integers.max()}", len(set(integers.ravel().tolist())))
+        sizes = [tensor.sections.get(name, "") for name in rows[0][4:]]
+        rows.append((tensor.name, "×".join(map(str, tensor.array.shape)), *limits, *sizes))
+    num_bytes = path.stat().st_size
+    rows.append(("header", *[""] * 6, num_bytes - sum(sum(tensor.sections.values()) for tensor in tensors)))
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        click.echo(f"{name:<{widths[0]}}  " + "  ".join(f"{c!s:>{w}}" for c, w in zip(cells, widths[1:], strict=True)))
+    click.echo(f"{num_bytes:,} bytes")
+
+
+@commands.command()
+@click.argument("path", type=EXISTING)
+@click.option("-o", "--output", type=NEW, help="The .lqs file; by default beside the .keras file.")
+@click.option(
+    "--float-dtype",
+    type=click.Choice(reader.FLOATS[:3]),
+    default="float32",
+    show_default=True,
+    help="Type to store what is not quantized in; the smaller ones round it.",
+)
+def pack(path, output, float_dtype):
+    """Make a .lqs file of a .keras file."""
+    output = output or path.with_suffix(".lqs")
+    save(keras.models.load_model(path), output, float_dtype)
+    click.echo(f"{output}: {output.stat().st_size:,} bytes, {path.name} has {path.stat().st_size:,}")
+
+
+@commands.command()
+@click.argument("path", type=EXISTING)
+@click.option("-o", "--output", type=NEW, help="The .keras file; by default beside the .lqs file.")
+def unpack(path, output):
+    """Make a .keras file of a .lqs file."""
+    output = output or path.with_suffix(".keras")
+    if output.suffix != ".keras":
+        raise click.BadParameter(f"{output} does not end in .keras", param_hint="--output")
+    model = load(path)
+    with replacing(output) as partial:
+        complete = partial.with_suffix(".keras")  # Keras insists
+        model.save(complete)
+        complete.replace(partial)
+    click.echo(f"{output}: {output.stat().st_size:,} bytes")
+
+
+def main():
+    """Run the command; an error is one line and exit code 1, wrong use exit code 2."""
+    try:
+        commands()
+    except (ValueError, TypeError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        click.echo(f"error: {lines[0]}", err=True)
+        sys.exit(1)

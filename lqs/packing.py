@@ -1,0 +1,193 @@
+"""Writer of `.lqs` files; `lqs.reader` has the format."""
+
+import json
+import zlib
+
+import constriction
+import numpy as np
+
+from lqs.files import write_atomically
+from lqs.reader import (
+    CHECKSUM,
+    DICTIONARY,
+    MAGIC,
+    MAX_BINS,
+    MAX_OCTAVE,
+    PRECISION,
+    PREFIX,
+    VERSION,
+    bins,
+    check,
+    cumulative_frequencies,
+    weights,
+)
+
+_WEIGHTS = weights(bytes(range(256)))
+
+
+def pack(model, tensors):
+    """Return the bytes of a `.lqs` file.
+
+    Args:
+        model: configuration of the Keras model, a dictionary.
+        tensors: list of pairs `(entry, sections)`, as `encode_numbers` and `encode_integers` return them, with
+            the `name` of the tensor added to the entry.
+    """
+    header = {"model": model, "tensors": [entry for entry, _ in tensors]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    stored = _deflate(text, DICTIONARY)
+    sections = [section for _, sections in tensors for section in sections]
+    content = b"".join([PREFIX.pack(MAGIC, VERSION, len(stored), len(text)), stored, *sections])
+    return content + CHECKSUM.pack(zlib.crc32(content))
+
+
+def write(path, model, tensors):
+    """Write a `.lqs` file whole or not at all; the arguments are those of `pack`."""
+    write_atomically(path, pack(model, tensors))
+
+
+def encode_numbers(array, dtype=None, stored=None):
+    """Return `(entry, sections)` of an array, stored as it is or deflated, whichever is smaller.
+
+    Args:
+        array: NumPy array.
+        dtype: name of the dtype to be read as; by default the array's.
+        stored: name of the dtype in the file, by default `dtype`.
+
+    Raises:
+        ValueError: if a finite number is not finite in the dtype `stored`.
+
+    Example:
+
+    >>> encode_numbers(np.zeros(1000, "float32"))[0]
+    {'shape': [1000], 'dtype': 'float32', 'coding': 'deflate', 'bytes': [12]}
+    """
+    dtype = dtype or array.dtype.name
+    stored = stored or dtype
+    raw = _to_stored(array, stored)
+    section, coding = raw.tobytes(), "raw"
+    planes = _deflate(raw.reshape(-1, 1).view("uint8").T.tobytes())
+    if len(planes) < len(section):
+        section, coding = planes, "deflate"
+    entry = {"shape": list(array.shape), "dtype": dtype, "coding": coding, "bytes": [len(section)]}
+    return {**entry, "stored": stored} if stored != dtype else entry, [section]
+
+
+def encode_integers(integers, scale, dtype="float32"):
+    """Return `(entry, sections)` of the integers and the scale of a quantized parameter.
+
+    Integers are entropy-coded with the resolution of bins, `octave`, that gives the fewest bytes with its table,
+    or take the same number of bits each where that is smaller still.
+
+    Args:
+        integers: int32 array.
+        scale: array broadcastable to it.
+        dtype: name of the parameter's dtype.
+
+    Example:
+
+    >>> entry, sections = encode_integers(np.arange(8, dtype="int32") - 4, np.ones(1, "float32"))
+    >>> entry["coding"], entry["min"], entry["max"], [len(section) for section in sections]
+    ('fixed', -4, 3, [3, 4])
+    """
+    scale_entry, scale_sections = encode_numbers(scale)
+    lowest, highest = (int(integers.min()), int(integers.max())) if integers.size else (0, 0)
+    entry = {"shape": list(integers.shape), "dtype": dtype, "min": lowest, "max": highest}
+    num_bits = (highest - lowest).bit_length()
+    offsets = integers.ravel().astype("int64") - lowest
+    candidates = [({"coding": "fixed"}, [_pack_bits([offsets], [num_bits])])]
+    octave = _best_octave(integers, lowest, highest)
+    if octave is not None:
+        candidates.append(({"coding": "ans", "octave": octave}, _ans(integers.ravel(), lowest, highest, octave)))
+    coding, sections = min(candidates, key=lambda candidate: sum(map(len, candidate[1])))
+    entry = {**entry, **coding, "bytes": [len(section) for section in sections], "scale": scale_entry}
+    return entry, [*sections, *scale_sections]
+
+
+def decode_symbols(words, num_symbols, cumulative):
+    """Return what `lqs.reader.decode_symbols` does, at the speed of compiled code."""
+    coder = constriction.stream.stack.AnsCoder(words.astype("uint32"))
+    symbols = coder.decode(_model(cumulative), num_symbols)
+    check(coder.is_empty(), "codes are left over")
+    return symbols
+
+
+def _to_stored(array, stored):
+    """Return the little-endian array of what is stored for an array."""
+    if stored == "bfloat16":  # half of a float32, rounded to nearest, ties to even
+        bits = array.astype("float32").view("uint32")
+        converted = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+        finite = np.isfinite((converted.astype("uint32") << 16).view("float32"))
+    else:
+        with np.errstate(over="ignore"):
+            converted = array.astype(np.dtype(stored).newbyteorder("<"))
+        finite = np.isfinite(converted)
+    if np.any(np.isfinite(array) & ~finite):
+        raise ValueError(f"Numbers up to {np.abs(array).max():.4g} do not fit into {stored}.")
+    return np.ascontiguousarray(converted)
+
+
+def _best_octave(integers, lowest, highest):
+    """Return the resolution of bins that takes the fewest bits, `None` if no table can be made."""
+    values, counts = np.unique(integers, return_counts=True)
+    if not values.size:
+        return None
+    bits = {}
+    for octave in range(MAX_OCTAVE + 1):
+        first, last = bins([lowest, highest], octave)[0].tolist()
+        if first == last or last - first >= MAX_BINS:
+            continue
+        bin_, exponent, _ = bins(values, octave)
+        in_bin = np.bincount(bin_ - first, counts)
+        frequencies = np.diff(cumulative_frequencies(_table(in_bin))) / 2**PRECISION
+        codes = -np.sum(in_bin * np.log2(frequencies))
+        bits[octave] = 8 * (last - first + 1) + codes + np.sum(exponent * counts)
+        if not exponent.any():
+            break  # a finer resolution changes nothing
+    return min(bits, key=bits.__getitem__, default=None)
+
+
+def _ans(integers, lowest, highest, octave):
+    """Return the sections `[table, codes, remainders]` of integers."""
+    bin_, exponent, remainder = bins(integers, octave)
+    first = int(bins([lowest], octave)[0][0])
+    symbols = (bin_ - first).astype("int32")
+    table = _table(np.bincount(symbols))
+    coder = constriction.stream.stack.AnsCoder()
+    coder.encode_reverse(symbols, _model(cumulative_frequencies(table)))
+    widths = np.unique(exponent).tolist()
+    remainders = _pack_bits([remainder[exponent == width] for width in widths], widths)
+    return [table, coder.get_compressed().astype("<u4").tobytes(), remainders]
+
+
+def _table(counts):
+    """Return the bytes whose weights are nearest to counts, scaled down if they are larger than a table may sum to."""
+    counts = np.asarray(counts, "float64")
+    shrink = max(1.0, counts.sum() / 2**33)
+    above = np.searchsorted(_WEIGHTS, counts / shrink).clip(1, 255)
+    nearer_below = counts / shrink - _WEIGHTS[above - 1] <= _WEIGHTS[above] - counts / shrink
+    return (above - nearer_below).astype("uint8").tobytes()
+
+
+def _model(cumulative):
+    """Return constriction's model with exactly these cumulative frequencies.
+
+    It gives every symbol one of the `2**24` slots and divides the others in proportion to the probabilities. In
+    float64, the sums of these are exact.
+    """
+    probabilities = (np.diff(cumulative) - 1) / 2.0**PRECISION
+    return constriction.stream.model.Categorical(probabilities, perfect=False)
+
+
+def _pack_bits(groups, widths):
+    """Return the bytes of the numbers of each group in its width of bits, most significant first."""
+    digits = [
+        ((group[:, None] >> np.arange(width - 1, -1, -1)) & 1).astype("uint8").ravel()
+        for group, width in zip(groups, widths, strict=True)
+    ]
+    return np.packbits(np.concatenate([np.empty(0, "uint8"), *digits])).tobytes()
+
+
+def _deflate(content, dictionary=b""):
+    stream = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_DEFAULT_STRATEGY, dictionary)
+    return stream.compress(content) + stream.flush()

@@ -1,0 +1,215 @@
+"""`lqs.save` and `lqs.load`: a quantized Keras model as a small file."""
+
+import contextlib
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras.src.backend.common import global_state  # has no public name
+
+from lqs import packing, reader
+from lqs.files import write_atomically
+from lqs.nested import nested_layers
+from lqs.reader import MAX_BYTES, FileFormatError
+from lqs.statistics import quantized_parameters, to_numpy
+
+SUFFIX = ".lqs"
+# Their configurations hold code, or the path of a file to be loaded.
+UNSAFE_CLASSES = ("__lambda__", "Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
+
+
+def save(model, path, float_dtype="float32"):
+    """Write a Keras model to a `.lqs` file: entropy-coded integers and scales in place of quantized parameters.
+
+    What is kept: the architecture, the integers and the scale of every quantized parameter, and every other variable.
+    What is not: where within its bin a quantized parameter was (further training starts from the middle), and
+    what `compile` was given. The file is written whole or not at all.
+
+    Args:
+        model: a built `keras.Model`, quantized or not.
+        path: path of the file, which ends in `.lqs`.
+        float_dtype: what to store float parameters in that are not quantized: `"float32"`, `"float16"` or
+            `"bfloat16"`. The latter two round them. Scales always stay as they are.
+
+    Raises:
+        ValueError: if an argument is not as above, the model has no configuration to be rebuilt from, or this
+            has code in it, such as a `Lambda` layer.
+
+    Example:
+
+    >>> import tempfile
+    >>> from lqs.wrapping import quantize
+    >>> model = quantize(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
+    >>> path = Path(tempfile.mkdtemp()) / "model.lqs"
+    >>> save(model, path)
+    >>> x = np.ones((1, 4), "float32")
+    >>> bool(np.all(load(path).predict(x, verbose=0) == model.predict(x, verbose=0)))
+    True
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise ValueError(f"Argument `path` must end in {SUFFIX!r}. Received: path={str(path)!r}")
+    write_atomically(path, pack_model(model, float_dtype))
+
+
+def load(path, max_bytes=MAX_BYTES):
+    """Return the Keras model in a `.lqs` file, with the integers, scales and predictions of the saved one.
+
+    Nothing in the file is run: layers are Keras's own or registered in this process by
+    `keras.saving.register_keras_serializable`. Custom ones must be imported before.
+
+    Args:
+        path: path of the file.
+        max_bytes: limit of the size of all arrays in memory, 8 bytes counted for each element.
+
+    Raises:
+        FileFormatError: a `ValueError`, if the file is damaged, not well-formed, larger than `max_bytes`, or its
+            configuration and arrays do not fit together.
+        OSError: if the file cannot be read.
+    """
+    configuration, tensors = reader.read(path, max_bytes, packing.decode_symbols)
+    _check_safe(configuration, FileFormatError)
+    try:
+        with _forgetting_failed_variables():
+            # Without values at first, so that a configuration cannot ask for more memory than the arrays take.
+            with keras.StatelessScope(initialize_variables=False):
+                model = keras.saving.deserialize_keras_object(configuration)
+                pairs = _match(model, tensors)
+            with keras.StatelessScope():
+                pass  # at its end, Keras gives values to the variables that have none
+    except FileFormatError:
+        raise
+    except Exception as error:  # a configuration can make any layer raise anything
+        raise FileFormatError(f"The model cannot be rebuilt: {_one_line(error)}") from error
+    for variable, value in pairs:
+        variable.assign(value)
+    return model
+
+
+def pack_model(model, float_dtype="float32"):
+    """Return the bytes of the `.lqs` file of a model; the arguments are those of `save`."""
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"Argument `model` must be a built Keras model. Received: model={model!r}")
+    if float_dtype not in reader.FLOATS[:3]:
+        raise ValueError(
+            f"Argument `float_dtype` must be one of {reader.FLOATS[:3]}. Received: float_dtype={float_dtype!r}"
+        )
+    configuration = _configuration(model)
+    tensors = [({"name": name, **entry}, sections) for name, entry, sections in _encoded(model, float_dtype)]
+    return packing.pack(configuration, tensors)
+
+
+@contextlib.contextmanager
+def _forgetting_failed_variables():
+    """Remove the variables made in the block from those that Keras is to give values to, if the block fails."""
+    name = "uninitialized_variables"
+    known = list(global_state.get_global_attribute(name, []))
+    try:
+        yield
+    except BaseException:
+        global_state.set_global_attribute(name, known)
+        raise
+
+
+def _one_line(error):
+    lines = str(error).split("\n")
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def _configuration(model):
+    try:
+        configuration = keras.saving.serialize_keras_object(model)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"Argument `model` must be rebuilt from its configuration: implement `get_config` of "
+            f"`{type(model).__name__}`. ({error})"
+        ) from error
+    configuration.pop("compile_config", None)
+    _check_safe(configuration, ValueError)
+    return configuration
+
+
+def _check_safe(configuration, error):
+    """Raise the exception class `error` if a part of a configuration has code in it."""
+    parts = [configuration]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            if part.get("class_name") in UNSAFE_CLASSES:
+                raise error(f"The configuration of a model must not have code in it. Received: {part['class_name']}")
+            parts.extend(part.values())
+        elif isinstance(part, list | tuple):
+            parts.extend(part)
+
+
+def plain_variables(model):
+    """Return the variables of a model in their order, without the scales of quantized parameters."""
+    scales = {id(quantizer.scale) for _, quantizer in quantized_parameters(model)}
+    return [variable for variable in model.variables if id(variable) not in scales]
+
+
+def _encoded(model, float_dtype):
+    """Yield `(name, entry, sections)` of all variables: first those without scales, then scales of the rest."""
+    quantizers = {id(variable): quantizer for variable, quantizer in quantized_parameters(model)}
+    exact = {id(variable) for layer in nested_layers(model) for variable in layer.variables}  # also thresholds
+    names: dict[str, int] = {}
+    left = []
+    for variable in plain_variables(model):
+        value, quantizer = to_numpy(variable.value), quantizers.get(id(variable))
+        name = _unique(variable.path, names)
+        integers = None if quantizer is None else to_numpy(quantizer.integers(variable.value))
+        if quantizer is not None and _is_recoverable(integers, quantizer, variable):
+            yield name, *packing.encode_integers(integers, to_numpy(quantizer.scale), variable.dtype)
+            continue
+        if quantizer is not None:
+            left.append((f"{name}/scale", to_numpy(quantizer.scale)))
+        kept = quantizer is not None or id(variable) in exact or variable.dtype not in ("float32", "float64")
+        yield name, *packing.encode_numbers(value, variable.dtype, None if kept else float_dtype)
+    for name, value in left:
+        yield _unique(name, names), *packing.encode_numbers(value)
+
+
+def _unique(name, names):
+    """Return `name`, with a number after it if it has been returned before."""
+    names[name] = names.get(name, 0) + 1
+    return name if names[name] == 1 else _unique(f"{name}#{names[name]}", names)
+
+
+def _middle(integers, scale, rounding):
+    """Return the parameter in the middle of its bins, so that arithmetic at their edges does not matter."""
+    shift = 0.5 if rounding == "floor" else 0.0
+    return (integers.astype(scale.dtype) + np.asarray(shift, scale.dtype)) * scale
+
+
+def _is_recoverable(integers, quantizer, variable):
+    """Return whether the quantizer gives the same integers again, as it may not beyond the precision of floats."""
+    middle = _middle(integers, to_numpy(quantizer.scale), quantizer.rounding)
+    again = quantizer.integers(keras.ops.convert_to_tensor(middle, variable.dtype))
+    return np.array_equal(to_numpy(again), integers)
+
+
+def _match(model, tensors):
+    """Return pairs `(variable, value)` for all variables of a model and the arrays of a file."""
+    quantizers = {id(variable): quantizer for variable, quantizer in quantized_parameters(model)}
+    plain = plain_variables(model)
+    pairs, left = [], []
+    for variable, tensor in zip(plain, tensors, strict=False):
+        quantizer = quantizers.get(id(variable))
+        if tensor.integers is not None:
+            if quantizer is None:
+                raise FileFormatError(f"{tensor.name} has integers, but the model does not quantize it")
+            pairs.append((variable, _middle(tensor.integers, tensor.scale, quantizer.rounding)))
+            pairs.append((quantizer.scale, tensor.scale))
+            continue
+        pairs.append((variable, tensor.values))
+        if quantizer is not None:
+            left.append(quantizer.scale)
+    expected = len(plain) + len(left)
+    reader.check(len(tensors) == expected, f"it has {len(tensors)} arrays, and the model needs {expected}")
+    pairs += [(scale, tensor.values) for scale, tensor in zip(left, tensors[len(plain) :], strict=True)]
+    for variable, value in pairs:
+        reader.check(
+            tuple(variable.shape) == value.shape,
+            f"{variable.path} has the shape {tuple(variable.shape)} in the model and {value.shape} in the file",
+        )
+    return pairs

@@ -1,0 +1,135 @@
+"""Tests of `lqs.packing`: what it writes, `lqs.reader` reads, and in how many bytes."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from lqs import packing, reader
+from lqs.packing import encode_integers, encode_numbers, pack, write
+from lqs.statistics import entropy_bits
+
+DECODERS = [None, packing.decode_symbols]
+INT32 = (-(2**31), 2**31 - 1)
+SCALE = np.ones(1, "float32")
+
+
+def read_one(entry, sections, decode=None):
+    content = pack({}, [({"name": "a", **entry}, sections)])
+    (tensor,) = reader.parse(content, decode=decode)[1]
+    return tensor
+
+
+def shapes(max_side):
+    return st.lists(st.integers(0, max_side), max_size=4).map(tuple)
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+@settings(deadline=None, derandomize=True)
+@given(data=st.data(), spread=st.sampled_from([1, 3, 40, 3000, 2**31]))
+def test_integers_of_any_shape_and_range(decode, data, spread):
+    elements = st.integers(max(INT32[0], -spread), min(INT32[1], spread))
+    integers = data.draw(arrays("int32", shapes(12), elements=elements))
+    scale = np.full((1,) * integers.ndim, 0.25, "float32")
+    tensor = read_one(*encode_integers(integers, scale), decode)
+    assert tensor.integers.dtype == "int32" and tensor.scale.tobytes() == scale.tobytes()
+    np.testing.assert_array_equal(tensor.integers, integers)
+    assert tensor.integers.shape == integers.shape
+
+
+def samples(rng, size):
+    """Return arrays of `size` integers, of the kinds that networks have."""
+    kinds = {
+        "few": rng.laplace(0, 2, size),
+        "sparse": rng.choice([-1, 0, 1], size, p=[0.01, 0.98, 0.01]),
+        "many": rng.laplace(0, 3000, size),
+        "normal": rng.normal(0, 4000, size),
+        "outliers": np.where(rng.random(size) < 1e-3, rng.normal(0, 1e6, size), rng.normal(0, 2, size)),
+        "far from zero": rng.normal(5000, 20, size),
+    }
+    return {name: np.floor(values).astype("int32") for name, values in kinds.items()}
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+def test_integers_take_what_their_entropy_says(rng, decode):
+    size = 100_000
+    for name, integers in samples(rng, size).items():
+        entry, sections = encode_integers(integers, SCALE)
+        assert entry["coding"] == "ans"
+        np.testing.assert_array_equal(read_one(entry, sections, decode).integers, integers)
+        num_bytes, bound = sum(map(len, sections[:3])), entropy_bits(integers) * size / 8
+        # The empirical entropy of many distinct integers is below that of what they were drawn from.
+        assert bound <= num_bytes * 1.001 and num_bytes <= 1.02 * bound + 100, name
+
+
+@pytest.mark.parametrize("size", [1, 2, 10, 50, 200])
+def test_table_of_a_small_parameter_does_not_outweigh_its_codes(rng, size):
+    for name, integers in samples(rng, size).items():
+        tensor = read_one(*encode_integers(integers, SCALE))
+        assert tensor.sections["table"] <= max(tensor.sections["codes"], 1), name
+
+
+def test_equal_integers_take_no_bytes():
+    entry, sections = encode_integers(np.full((1000,), -7, "int32"), SCALE)
+    assert entry["coding"] == "fixed" and sections[0] == b""
+
+
+def test_integers_of_the_whole_range():
+    integers = np.array([*INT32, 0, -1] * 100, "int32")
+    for decode in DECODERS:
+        np.testing.assert_array_equal(read_one(*encode_integers(integers, SCALE), decode).integers, integers)
+
+
+def test_tables_of_many_elements_are_scaled_down():
+    counts = np.array([2**40, 2**39, 1, 0])
+    cumulative = reader.cumulative_frequencies(packing._table(counts))
+    np.testing.assert_allclose(np.diff(cumulative)[:2] / 2**24, [2 / 3, 1 / 3], rtol=0.05)
+    assert np.diff(cumulative).min() == 1 and cumulative[-1] == 2**24
+
+
+@settings(deadline=None, derandomize=True)
+@given(data=st.data(), dtype=st.sampled_from(["float16", "float32", "float64", "int8", "uint32", "int64", "bool"]))
+def test_numbers_of_any_shape_and_type(data, dtype):
+    array = data.draw(arrays(dtype, shapes(5)))
+    tensor = read_one(*encode_numbers(array))
+    assert tensor.values.dtype == array.dtype and tensor.values.shape == array.shape
+    assert tensor.values.tobytes() == array.tobytes()  # bit for bit, also what is not a number
+
+
+def test_numbers_are_deflated_where_that_is_smaller(rng):
+    noise = rng.integers(0, 2**32, 1000, "uint32")
+    assert encode_numbers(noise)[0]["coding"] == "raw"
+    assert encode_numbers(noise % 256)[0]["coding"] == "deflate"
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16"])
+def test_numbers_are_rounded_to_nearest(rng, stored):
+    array = np.concatenate([rng.normal(size=500), [0, -0.0, np.inf, -np.inf, 1 + 2**-8, 1 + 3 * 2**-8]]).astype(
+        "float32"
+    )
+    tensor = read_one(*encode_numbers(array, stored=stored))
+    expected = array.astype(ml_dtypes.bfloat16 if stored == "bfloat16" else "float16").astype("float32")
+    assert tensor.values.tobytes() == expected.tobytes()
+    assert np.isnan(read_one(*encode_numbers(np.array([np.nan], "float32"), stored=stored)).values).all()
+
+
+@pytest.mark.parametrize(("stored", "value"), [("float16", 1e5), ("bfloat16", 3.4e38)])
+def test_numbers_that_do_not_fit(stored, value):
+    with pytest.raises(ValueError, match=f"Numbers up to .* do not fit into {stored}"):
+        encode_numbers(np.array([1, value], "float32"), stored=stored)
+
+
+def test_same_input_gives_the_same_bytes(rng):
+    integers = samples(rng, 1000)["few"]
+    assert pack({}, [encode_integers(integers, SCALE)]) == pack({}, [encode_integers(integers.copy(), SCALE)])
+
+
+def test_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.lqs"
+    write(path, {"a": 1}, [])
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        write(path, {"a": object()}, [])
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
