@@ -21,6 +21,7 @@ from lqs.files import write_atomically
 from lqs.models import NETWORKS
 from lqs.nested import NestedQuantization
 from lqs.records import RUNS, read_record, write_record
+from lqs.saving import save
 from lqs.sizes import file_bytes, fp32_bytes
 from lqs.statistics import histogram, integer_statistics, model_integers, quantized_parameters, zipped_bytes
 from lqs.wrapping import quantize
@@ -44,7 +45,7 @@ def run_all(configs, root=RUNS, weights=WEIGHTS):
     Args:
         configs: list of `lqs.Config`.
         root: folder of the records.
-        weights: folder of the float baselines' weights, from which pretrained runs start.
+        weights: folder of the trained weights; pretrained runs start from those of their float baseline.
 
     Raises:
         RuntimeError: at the end, naming the runs that failed, if any did.
@@ -82,13 +83,19 @@ def run(config, root=RUNS, weights=WEIGHTS):
 
 
 def train(config, root=RUNS, weights=WEIGHTS):
-    """Train the network of `config` and return its record; a float network's weights are kept in `weights`."""
+    """Train the network of `config` and return its record.
+
+    What was trained is kept in `weights`: an `.npz` of a float network's weights, a `.lqs` file of a quantized one.
+    """
     start, versions = time.perf_counter(), environment()
     dataset = data.load(config.dataset)
     model = make_model(config, dataset.input_shape, dataset.num_classes, root, weights)
     history = fit(config, model, dataset)
+    path = weights_path(config, weights)
     if config.method == "float":
-        _save_weights(config, model, weights)
+        _save_weights(model, path)
+    else:
+        save(model, path)
     return {
         "config": dataclasses.asdict(config),
         "environment": {**versions, "seconds": round(time.perf_counter() - start, 1)},
@@ -208,7 +215,7 @@ def _describe(variable, quantizer):
 def _baseline_weights(config, root, weights):
     """Return the trained weights of the float baseline of `config`, training it first if need be."""
     baseline = float_config(config)
-    path = _weights_path(baseline, weights)
+    path = weights_path(baseline, weights)
     known = read_record(baseline, root)
     if known is None or not path.exists():  # a run that was killed may have left one of them
         record = train(baseline, root, weights)
@@ -218,14 +225,16 @@ def _baseline_weights(config, root, weights):
         return [archive[name] for name in archive.files]
 
 
-def _save_weights(config, model, weights):
+def weights_path(config, weights=WEIGHTS):
+    """Return where the trained weights of a run are kept: `weights/<dataset>/<id>.npz`, or `.lqs` if quantized."""
+    suffix = ".npz" if config.method == "float" else ".lqs"
+    return Path(weights) / config.dataset / f"{config.id}{suffix}"
+
+
+def _save_weights(model, path):
     buffer = io.BytesIO()
     np.savez(buffer, *model.get_weights())
-    write_atomically(_weights_path(config, weights), buffer.getvalue())
-
-
-def _weights_path(config, weights):
-    return Path(weights) / config.dataset / f"{config.id}.npz"
+    write_atomically(path, buffer.getvalue())
 
 
 @functools.cache
