@@ -98,9 +98,10 @@ def lab(tmp_path, notebook, environment):
 
 
 @pytest.fixture
-def browser(tmp_path, environment):
+def browser(tmp_path, environment, monkeypatch):
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")  # selenium would send the driver's commands to a proxy
     options = ChromeOptions()
     options.binary_location = CHROMIUM
     for option in [*CHROMIUM_OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"]:
