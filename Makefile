@@ -6,7 +6,7 @@ CORES ?= 2
 STAMP := .venv/.installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 PYTEST := pytest -q -n 2 --dist=loadfile --no-loadscope-reorder
-ONCE := tests/test_batches.py tests/test_frame.py  # these start their own processes, or none: one backend will do
+ONCE := tests/test_batches.py tests/test_browser.py tests/test_frame.py  # own processes, or none: one backend will do
 # Its other options: notebooks/profiles/default. After kill -9 Snakemake's own lock stays, and so do the jobs, which hold
 # .run.lock until they end: only then may the next run unlock.
 SNAKEMAKE := snakemake --snakefile notebooks/Snakefile --directory . --cores $(CORES)

@@ -212,6 +212,97 @@ def draw_network(axes, layer_sizes, weight_labels=None, node_labels=None, layer_
     return centres
 
 
+def draw_convolution(axes, image, kernel, output, position, titles, padding=1, corner=(0.0, 0.0)):
+    """Draw `image * kernel = output` in a row, and frame one element of the output and the window that it comes from.
+
+    Args:
+        axes: matplotlib axes.
+        image: array `(rows, columns)`, without its padding of zeros, which is drawn grey.
+        kernel: array `(height, width)`.
+        output: array `(rows, columns)`.
+        position: row and column of the framed element of the output.
+        titles: texts above the three matrices.
+        padding: width of the border of zeros.
+        corner: upper left corner `(x, y)` of the padded input.
+
+    Returns:
+        The upper left corner `(x, y)` of the output.
+
+    Example:
+
+    >>> import matplotlib.pyplot as plt
+    >>> figure, axes = plt.subplots()
+    >>> draw_convolution(axes, np.ones((4, 4)), np.ones((3, 3)), np.ones((4, 4)), (0, 0), "xky")
+    (13.0, -1.0)
+    >>> plt.close(figure)
+    """
+    left, top = corner
+    padded = np.pad(image, padding)
+    shades = np.where(np.pad(np.ones_like(image, dtype=bool), padding), 1.0, 0.85)[..., None] * np.ones(3)
+    matrices = [(padded, shades), (kernel, "0.93"), (np.asarray(output), None)]
+    corners = []
+    for (values, colors), title in zip(matrices, titles, strict=True):
+        corners.append((left, top - (len(padded) - len(values)) / 2))
+        left = draw_matrix(axes, values, colors, title, corner=corners[-1])[0] + 2
+    middle = top - len(padded) / 2
+    for sign, (x, _) in zip(["$*$", "$=$"], corners[1:], strict=True):
+        _write(axes, (x - 1, middle), sign, fontsize="x-large")
+    row, column = position
+    draw_outline(axes, (corner[0] + column, top - row), np.shape(kernel))
+    draw_outline(axes, (corners[2][0] + column, corners[2][1] - row), (1, 1))
+    return corners[2]
+
+
+def draw_codes(axes, values, codes, scale, zero_point):
+    """Draw a line of values above a line of their integers `round(values / scale) + zero_point`.
+
+    Args:
+        axes: matplotlib axes.
+        values: array `(n,)`.
+        codes: array `(n,)` of integers, the greatest of which ends the lines.
+        scale: step between two integers.
+        zero_point: integer that stands for 0, which is drawn in colour.
+
+    Example:
+
+    >>> import matplotlib.pyplot as plt
+    >>> figure, axes = plt.subplots()
+    >>> draw_codes(axes, np.array([-0.5, 1.0]), np.array([0, 3]), 0.5, 1)
+    >>> [text.get_text() for text in axes.texts]
+    ['-0.50', '0', '1.00', '3', '0', '$z = 1$', '$x$', '$x_q$']
+    >>> plt.close(figure)
+    """
+    end = np.max(codes)
+    axes.plot([0, end], [[1, 0], [1, 0]], color=EDGE, linewidth=0.8)
+    entries = [(f"{value:.2f}", str(code), value, "C1", "o-") for value, code in zip(values, codes, strict=True)]
+    for value_text, code_text, value, color, style in [*entries, ("0", f"$z = {zero_point}$", 0.0, "C2", "o--")]:
+        axes.plot([zero_point + value / scale] * 2, [1, 0], style, color=color, linewidth=0.8)
+        ink = "black" if color == "C1" else color
+        _write(axes, (zero_point + value / scale, 1.15), value_text, verticalalignment="bottom", color=ink)
+        _write(axes, (zero_point + value / scale, -0.2), code_text, verticalalignment="top", color=ink)
+    for height, text in [(1, "$x$"), (0, "$x_q$")]:
+        _write(axes, (-0.03 * end, height), text, horizontalalignment="right")
+    axes.set(xlim=(-0.08 * end, 1.04 * end), ylim=(-0.8, 1.7))
+    axes.set_axis_off()
+
+
+def draw_numbers(axes, values, title, fmt, corner, color="black"):
+    """Draw a column of numbers without cells, each as high as a cell and as wide as it needs.
+
+    Args:
+        axes: matplotlib axes.
+        values: array `(rows,)`.
+        title: text above the column.
+        fmt: format of a value.
+        corner: middle of the column and its upper end `(x, y)`.
+        color: colour of the text.
+    """
+    x, top = corner
+    _write(axes, (x, top + 0.25), title, verticalalignment="bottom", color=color)
+    for row, value in enumerate(values):
+        _write(axes, (x, top - row - 0.53), fmt.format(value), color=color)
+
+
 def draw_arrow(axes, start, end, label=None, color=EDGE):
     """Draw an arrow from `start` to `end`, both `(x, y)`, with a text above its middle."""
     style = {"arrowstyle": "-|>", "mutation_scale": 7, "linewidth": 0.8, "color": color}
@@ -269,7 +360,7 @@ def _draw_slice(axes, texts, faces, corner, visible):
             continue
         right = column + (1 - visible / 2 if column == last else 0.5)
         down = row + (visible / 2 if row == 0 else 0.5)
-        _write(axes, (x + right, y - down), text, color=_ink(faces[row, column]), fontsize="x-small")
+        _write(axes, (x + right, y - down), text, color=_ink(faces[row, column]), fontsize="small")
 
 
 def _draw_weight(axes, ends, highlighted, label):

@@ -5,9 +5,12 @@ from matplotlib.colors import to_rgba
 
 from lqs.diagrams import (
     draw_arrow,
+    draw_codes,
+    draw_convolution,
     draw_kernel,
     draw_matrix,
     draw_network,
+    draw_numbers,
     group_colors,
     scale_groups,
     value_colors,
@@ -85,3 +88,28 @@ def test_network_draws_every_weight_and_highlights_some(axes):
 def test_arrow_writes_its_label(axes):
     draw_arrow(axes, (0, 0), (1, 0), "quantize")
     assert texts(axes) == ["quantize"]
+
+
+def test_convolution_frames_one_output_and_its_window(axes):
+    draw_convolution(axes, np.ones((4, 4)), np.ones((3, 3)), np.ones((4, 4)), (1, 2), "xky", corner=(10, 0))
+    window, output = (patch for patch in axes.patches if not patch.get_fill())
+    assert (window.get_xy(), window.get_width(), window.get_height()) == ((12, -4), 3, 3)
+    assert (output.get_xy(), output.get_width(), output.get_height()) == ((25, -3), 1, 1)
+
+
+def test_convolution_shades_the_padding_only(axes):
+    draw_convolution(axes, np.zeros((2, 3)), np.ones((3, 3)), np.ones((2, 3)), (0, 0), "xky")
+    padded = [patch for patch in axes.patches if patch.get_fill()][: 4 * 5]
+    assert sum(patch.get_facecolor()[0] < 1 for patch in padded) == 4 * 5 - 2 * 3
+
+
+def test_codes_stand_below_their_values(axes):
+    draw_codes(axes, np.array([-0.5, 0.25, 1.0]), np.array([0, 2, 3]), 0.5, 1)
+    lines = {tuple(line.get_xdata()) for line in axes.lines}
+    assert lines == {(0, 3), (0.0, 0.0), (1.5, 1.5), (3.0, 3.0), (1.0, 1.0)}
+
+
+def test_numbers_stand_in_a_column_below_their_title(axes):
+    draw_numbers(axes, [1.0, 2.5], "sum", "{:.1f}", (3, 0))
+    assert texts(axes) == ["sum", "1.0", "2.5"]
+    assert [text.get_position()[0] for text in axes.texts] == [3, 3, 3]

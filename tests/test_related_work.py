@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from pybtex.database import parse_file
 
 ROOT = Path(__file__).resolve().parent.parent
-BIBLIOGRAPHY = (ROOT / "data/references.bib").read_text()
+ENTRIES = parse_file(ROOT / "data/references.bib").entries  # pybtex refuses two entries with one key
+FIELDS = {key: entry.fields for key, entry in ENTRIES.items()}
 WORKS = pd.read_csv(ROOT / "data/related_work.csv", dtype=str, keep_default_na=False)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -25,47 +27,40 @@ WORDS = {
 }
 
 
-def parse(text):
-    """Return `[(key, {field: value})]` of the entries of a BibTeX file with one field per line and braces."""
-    entries = re.findall(r"^@\w+\{(\w+),\n(.*?)^\}", text, flags=re.MULTILINE | re.DOTALL)
-    field = r"^  (\w+) = \{(.*?)\},\n(?=  \w|\Z)"
-    return [(key, dict(re.findall(field, body, flags=re.MULTILINE | re.DOTALL))) for key, body in entries]
+def cells(path, kind):
+    """Return the sources of the cells of a notebook that are `"markdown"` or `"code"`."""
+    return ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
 
 
 def cited_keys(path):
     """Return the keys in brackets, such as [esser2020], in the prose of a notebook."""
-    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown"]
-    return {key for cell in cells for key in re.findall(r"\[([a-z]+\d{4})\](?!\()", "".join(cell["source"]))}
+    return {key for source in cells(path, "markdown") for key in re.findall(r"\[([a-z]+\d{4})\]", source)}
 
 
-ENTRIES = parse(BIBLIOGRAPHY)
-FIELDS = dict(ENTRIES)
+def listed_keys(path):
+    """Return the keys that a notebook passes to `references`."""
+    calls = [call for source in cells(path, "code") for call in re.findall(r"(?s)\breferences\((.*?)\)", source)]
+    return {key for call in calls for key in re.findall(r'"([a-z]+\d{4})"', call)}
 
 
 def duplicates(values):
     return sorted(value for value, count in collections.Counter(values).items() if count > 1)
 
 
-def test_every_entry_is_parsed():
-    assert len(ENTRIES) == len(re.findall(r"(?m)^@", BIBLIOGRAPHY))
-    assert BIBLIOGRAPHY.count("{") == BIBLIOGRAPHY.count("}")
-
-
 @pytest.mark.parametrize("key", sorted(FIELDS))
 def test_entry_has_title_author_and_year_as_in_its_key(key):
     fields = FIELDS[key]
-    assert fields["title"] and fields["author"]
+    assert fields["title"] and ENTRIES[key].persons["author"]
     assert re.fullmatch(r"(19|20)\d\d", fields["year"]) and key.endswith(fields["year"])
 
 
 def test_bibliography_has_no_duplicates():
-    assert duplicates(key for key, _ in ENTRIES) == []
-    assert duplicates(fields["title"].lower() for _, fields in ENTRIES) == []
-    assert duplicates(fields["eprint"] for _, fields in ENTRIES if "eprint" in fields) == []
+    assert duplicates(fields["title"].lower() for fields in FIELDS.values()) == []
+    assert duplicates(fields["eprint"] for fields in FIELDS.values() if "eprint" in fields) == []
 
 
 def test_arxiv_numbers_are_not_after_the_year_of_publication():
-    numbers = {key: fields["eprint"] for key, fields in ENTRIES if "eprint" in fields}
+    numbers = {key: fields["eprint"] for key, fields in FIELDS.items() if "eprint" in fields}
     assert [key for key, number in numbers.items() if not re.fullmatch(r"\d{4}\.\d{4,5}", number)] == []
     assert [key for key, number in numbers.items() if 2000 + int(number[:2]) > int(FIELDS[key]["year"])] == []
 
@@ -98,3 +93,13 @@ def test_only_the_thesis_has_two_rows():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebook_cites_from_the_bibliography(path):
     assert cited_keys(path) - set(FIELDS) == set()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_lists_the_works_that_it_cites(path):
+    assert listed_keys(path) == cited_keys(path)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_cites_no_paper_by_a_bare_link(path):
+    assert [source for source in cells(path, "markdown") if "arxiv.org" in source or "doi.org" in source] == []
