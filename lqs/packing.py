@@ -22,6 +22,7 @@ from lqs.reader import (
     weights,
 )
 
+MAX_SPAN = 2**24  # of integers that are counted rather than sorted
 _WEIGHTS = weights(bytes(range(256)))
 
 
@@ -95,11 +96,13 @@ def encode_integers(integers, scale, dtype="float32"):
     entry = {"shape": list(integers.shape), "dtype": dtype, "min": lowest, "max": highest}
     num_bits = (highest - lowest).bit_length()
     offsets = integers.ravel().astype("int64") - lowest
-    candidates = [({"coding": "fixed"}, [_pack_bits([offsets], [num_bits])])]
-    octave = _best_octave(integers, lowest, highest)
+    values, indices, counts = _distinct(offsets, highest - lowest + 1)
+    octave = _best_octave(values + lowest, counts) if integers.size else None
+    coding, sections = {"coding": "fixed"}, None
     if octave is not None:
-        candidates.append(({"coding": "ans", "octave": octave}, _ans(integers.ravel(), lowest, highest, octave)))
-    coding, sections = min(candidates, key=lambda candidate: sum(map(len, candidate[1])))
+        coding, sections = {"coding": "ans", "octave": octave}, _ans(values + lowest, counts, indices, octave)
+    if sections is None or -(-num_bits * integers.size // 8) <= sum(map(len, sections)):
+        coding, sections = {"coding": "fixed"}, [_pack_bits([offsets], [num_bits])]
     entry = {**entry, **coding, "bytes": [len(section) for section in sections], "scale": scale_entry}
     return entry, [*sections, *scale_sections]
 
@@ -127,37 +130,49 @@ def _to_stored(array, stored):
     return np.ascontiguousarray(converted)
 
 
-def _best_octave(integers, lowest, highest):
-    """Return the resolution of bins that takes the fewest bits, `None` if no table can be made."""
-    values, counts = np.unique(integers, return_counts=True)
-    if not values.size:
-        return None
+def _best_octave(values, counts):
+    """Return the resolution of bins that takes the fewest bits, `None` if no table can be made.
+
+    Args:
+        values: the distinct integers, in order.
+        counts: how often each is there.
+    """
     bits = {}
     for octave in range(MAX_OCTAVE + 1):
-        first, last = bins([lowest, highest], octave)[0].tolist()
-        if first == last or last - first >= MAX_BINS:
-            continue
         bin_, exponent, _ = bins(values, octave)
-        in_bin = np.bincount(bin_ - first, counts)
+        symbols = bin_ - bin_[0]
+        if not 1 <= symbols[-1] < MAX_BINS:
+            continue
+        in_bin = np.bincount(symbols, counts)
         frequencies = np.diff(cumulative_frequencies(_table(in_bin))) / 2**PRECISION
-        codes = -np.sum(in_bin * np.log2(frequencies))
-        bits[octave] = 8 * (last - first + 1) + codes + np.sum(exponent * counts)
+        bits[octave] = 8 * len(in_bin) - np.sum(in_bin * np.log2(frequencies)) + np.sum(exponent * counts)
         if not exponent.any():
             break  # a finer resolution changes nothing
     return min(bits, key=bits.__getitem__, default=None)
 
 
-def _ans(integers, lowest, highest, octave):
-    """Return the sections `[table, codes, remainders]` of integers."""
-    bin_, exponent, remainder = bins(integers, octave)
-    first = int(bins([lowest], octave)[0][0])
-    symbols = (bin_ - first).astype("int32")
-    table = _table(np.bincount(symbols))
+def _ans(values, counts, indices, octave):
+    """Return the sections `[table, codes, remainders]` of the integers `values[indices]`."""
+    bin_, exponent, remainder = bins(values, octave)
+    symbols = (bin_ - bin_[0]).astype("int32")
+    table = _table(np.bincount(symbols, counts))
     coder = constriction.stream.stack.AnsCoder()
-    coder.encode_reverse(symbols, _model(cumulative_frequencies(table)))
-    widths = np.unique(exponent).tolist()
-    remainders = _pack_bits([remainder[exponent == width] for width in widths], widths)
+    coder.encode_reverse(symbols[indices], _model(cumulative_frequencies(table)))
+    widths = np.unique(exponent[exponent > 0]).tolist()
+    exponents = exponent[indices] if widths else None
+    remainders = _pack_bits([remainder[indices[exponents == width]] for width in widths], widths)
     return [table, coder.get_compressed().astype("<u4").tobytes(), remainders]
+
+
+def _distinct(offsets, span):
+    """Return the distinct numbers among `offsets`, all below `span`, their counts, and the index of each element."""
+    if span > MAX_SPAN:
+        return np.unique(offsets, return_counts=True, return_inverse=True)
+    counts = np.bincount(offsets, minlength=span)  # many times as fast as sorting
+    values = np.flatnonzero(counts)
+    index = np.zeros(span, "int64")
+    index[values] = np.arange(len(values))
+    return values, index[offsets], counts[values]
 
 
 def _table(counts):

@@ -314,14 +314,21 @@ def _ans(entry, decode, table, codes, remainders):
     octave, size = entry["octave"], math.prod(entry["shape"])
     first = int(bins([entry["min"]], octave)[0][0])
     symbols = decode(np.frombuffer(codes, "<u4"), size, cumulative_frequencies(table))
-    signed = np.asarray(symbols, "int64") + first
-    bin_ = np.where(signed < 0, -1 - signed, signed)
+    bin_ = np.arange(len(table)) + first
+    negative = bin_ < 0
+    bin_ = np.where(negative, -1 - bin_, bin_)
     exponent = np.maximum((bin_ >> octave) - 1, 0)
-    magnitude = (bin_ - (exponent << octave)) << exponent
-    widths, counts = np.unique(exponent, return_counts=True)
-    order = np.argsort(exponent, kind="stable")
-    magnitude[order] += _bits(remainders, counts.tolist(), widths.tolist())
-    return np.where(signed < 0, -1 - magnitude, magnitude)
+    lowest = (bin_ - (exponent << octave)) << exponent
+    magnitude = lowest[symbols]
+    if exponent.any():
+        exponents = exponent[symbols]
+        widths, counts = np.unique(exponents[exponents > 0], return_counts=True)
+        remainders = _bits(remainders, counts.tolist(), widths.tolist())
+        for width, of_width in zip(widths, np.split(remainders, np.cumsum(counts)[:-1]), strict=True):
+            magnitude[exponents == width] += of_width
+    else:
+        check(len(remainders) == 0, "packed bits have another length than their number says")
+    return np.where(negative[symbols], -1 - magnitude, magnitude)
 
 
 def _bits(section, counts, widths):
