@@ -5,6 +5,6 @@ from lqs.nested import MIN_SCALE, NestedQuantization
 from lqs.penalties import DifferencePenalty, InversePenalty, MaxBinPenalty, Penalty
 from lqs.rules import Frozen, GradientRatio, Rule, StraightThrough
 from lqs.statistics import summary
-from lqs.wrapping import quantize
+from lqs.wrapping import dequantize, quantize
 
 __version__ = "0.1.0"
