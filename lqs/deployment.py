@@ -244,9 +244,9 @@ def _fill_in_onnx(onnx, graph, name, parameter):
     if _is_read(graph, name):
         outputs[name] = None
     integer_type = getattr(onnx.TensorProto, parameter.stored.upper())
-    for index, (output, permutation) in enumerate(outputs.items()):
+    for output, permutation in outputs.items():
         integers, axis = parameter.content(permutation)
-        prefix = f"{parameter.name}/{index}" if index else parameter.name
+        prefix = f"{parameter.name}/{output}"  # paths of variables need not be unique
         inputs = [f"{prefix}/integers", f"{prefix}/scale"]
         content = packed(integers, BITS[parameter.stored])
         graph.initializer.append(onnx.helper.make_tensor(inputs[0], integer_type, integers.shape, content, raw=True))
@@ -274,14 +274,14 @@ def _fill_in_litert(schema, model, name, parameter):
     graph.operators = [operator for operator in graph.operators if operator not in transposes]
     if len(reading) > len(transposes):
         outputs[entry.tensorIndex] = None
-    for index, (output, permutation) in enumerate(outputs.items()):
+    for output, permutation in outputs.items():
         array, axis = parameter.content(permutation)
         if parameter.scale is None:
             graph.tensors[output].buffer = _add_litert_buffer(schema, model, array.astype("<f4").tobytes())
             continue
         operator = schema.OperatorT()
         operator.opcodeIndex = _litert_dequantize_code(schema, model)
-        operator.inputs = [_add_litert_integers(schema, model, f"{parameter.name}/{index}", parameter, array, axis)]
+        operator.inputs = [_add_litert_integers(schema, model, parameter, array, axis)]
         operator.outputs = [output]
         graph.operators.insert(0, operator)
 
@@ -290,14 +290,14 @@ def _is_transpose(schema, model, operator):
     return model.operatorCodes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.TRANSPOSE
 
 
-def _add_litert_integers(schema, model, name, parameter, integers, axis):
+def _add_litert_integers(schema, model, parameter, integers, axis):
     """Add a constant tensor of a parameter's integers, with its scales, and return its index."""
     quantization = schema.QuantizationParametersT()
     quantization.scale = np.atleast_1d(parameter.scale)
     quantization.zeroPoint = np.zeros(len(quantization.scale), "int64")
     quantization.quantizedDimension = axis or 0
     tensor = schema.TensorT()
-    tensor.name, tensor.shape, tensor.hasRank = name.encode(), list(integers.shape), True
+    tensor.name, tensor.shape, tensor.hasRank = parameter.name.encode(), list(integers.shape), True
     tensor.type = getattr(schema.TensorType, parameter.stored.upper())
     tensor.quantization = quantization
     tensor.buffer = _add_litert_buffer(schema, model, packed(integers, BITS[parameter.stored]))
@@ -352,9 +352,9 @@ def _validate(model, types):
             "Argument `model` must be a built `Sequential` or functional model; `keras.Model(inputs, model(inputs))` "
             f"makes one of any other. Received: model={model!r}"
         )
-    half = [layer.name for layer in model._flatten_layers() if layer.compute_dtype in ("float16", "bfloat16")]
-    if half:
-        raise ValueError(f"Argument `model` must compute in float32. Received: layers {half} of half precision")
+    dtypes = {layer.compute_dtype for layer in model._flatten_layers()} & {"float16", "bfloat16", "float64"}
+    if dtypes:
+        raise ValueError(f"Argument `model` must compute in float32. Received: layers of {sorted(dtypes)}")
     if isinstance(types, str) or not set(types) <= set(BITS):
         raise ValueError(f"Argument `types` must be a sequence out of {tuple(BITS)}. Received: types={types!r}")
     if keras.backend.backend() != "tensorflow":

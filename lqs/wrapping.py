@@ -143,8 +143,8 @@ def _unwrap(layer, pairs):
     copy = _plain_copy(layer) if type(layer) in _PLAIN else _copy(layer)
     if quantized_parameters(copy):
         raise ValueError(
-            f"Argument `layer` must consist of layers that can be dequantized, but `{type(layer).__name__}` makes "
-            f"quantized layers inside itself. Received: layer {layer.name!r}"
+            f"Argument `layer` must consist of layers that can be dequantized, but `{type(layer).__name__}` "
+            f"holds quantized layers that its own code makes. Received: layer {layer.name!r}"
         )
     quantizers = [inner for inner in layer._flatten_layers() if isinstance(inner, NestedQuantization)]
     nested = {id(variable) for quantizer in quantizers for variable in quantizer.weights}
