@@ -8,6 +8,6 @@ from lqs.rules import Frozen, GradientRatio, Rule, StraightThrough
 from lqs.saving import load, save
 from lqs.sizes import size_report
 from lqs.statistics import summary
-from lqs.wrapping import quantize
+from lqs.wrapping import dequantize, quantize
 
 __version__ = "0.1.0"

@@ -1,11 +1,12 @@
-"""`lqs.quantize`: nested quantization for the parameters of any Keras layer or model, in one call."""
+"""`lqs.quantize`: nested quantization for the parameters of any Keras layer or model, and `lqs.dequantize` back."""
 
 import keras
 import numpy as np
 from keras.src.models.functional import Functional  # has no public name
 
-from lqs.layers import QuantizedLayer, QuantizedModel, QuantizedParameters
+from lqs.layers import QuantConv2D, QuantDense, QuantizedLayer, QuantizedModel, QuantizedParameters, quantize_values
 from lqs.nested import NestedQuantization
+from lqs.statistics import quantized_parameters
 
 NORMALIZATIONS = (
     keras.layers.BatchNormalization,
@@ -52,22 +53,66 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
     [(4, 3), (3,), (4, 1)]
     """
     prototypes = {"kernel": _prototype("kernel", kernel), "bias": _prototype("bias", bias)}
-    if not isinstance(layer, keras.layers.Layer):
-        raise ValueError(f"Argument `layer` must be a Keras layer or model. Received: layer={layer!r}")
-    if not layer.built:
-        raise ValueError(
-            f"Argument `layer` must be built, so that its parameters exist: give the model an `Input` or call "
-            f"`build`. Received: unbuilt layer {layer.name!r}"
-        )
+    _validate_built(layer)
+    return _clone(layer, lambda node: _wrap(node, prototypes, where))
 
-    def wrap(node):
+
+def dequantize(layer):
+    """Return a copy of a Keras layer or model without nested quantization layers: the inverse of `lqs.quantize`.
+
+    Its architecture is that of the float network, its parameters have the values that the quantized network
+    computes with,
+
+        P_r = P_q * s
+
+    with integers `P_q` and scales `s` as in `NestedQuantization`, so that predictions stay the same and nothing
+    of `lqs` is needed to load it. `QuantizedLayer`, `QuantizedModel`, `QuantDense` and `QuantConv2D` are undone,
+    also in models nested inside; everything else is copied. A compiled model gives a compiled copy, its
+    optimizer new.
+
+    Args:
+        layer: a built `keras.layers.Layer` or `keras.Model`.
+
+    Returns:
+        A layer for a layer, a model for a model.
+
+    Raises:
+        ValueError: if `layer` is not a built Keras layer, has no configuration to be copied from, or is a layer
+            whose own code makes quantized layers.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    >>> quantized = quantize(model, kernel=NestedQuantization(initial_scale=0.75))
+    >>> np.asarray(dequantize(quantized).layers[0].kernel).tolist()
+    [[0.75]]
+    """
+    return dequantize_with_pairs(layer)[0]
+
+
+def dequantize_with_pairs(layer):
+    """Return `dequantize(layer)` and the pairs `(variable of layer, its variable in the copy)`."""
+    _validate_built(layer)
+    pairs: list = []
+    copy = _clone(layer, lambda node: _unwrap(node, pairs))
+    values = quantize_values(quantized_parameters(layer))
+    for source, target in pairs:
+        if id(source) in values:
+            target.assign(values[id(source)])
+    return copy, pairs
+
+
+def _clone(layer, copy):
+    """Return a clone of `layer`: by `copy`, or with each layer by `copy` if it is a graph of layers."""
+
+    def copy_node(node):
         if isinstance(node, keras.layers.Layer):
-            return _wrap(node, prototypes, where)
+            return copy(node)
         return type(node).from_config(node.get_config())  # an operation of the graph, without weights
 
     if not isinstance(layer, (keras.Sequential, Functional)):
-        return wrap(layer)
-    return keras.models.clone_model(layer, clone_function=wrap, recursive=True)
+        return copy_node(layer)
+    return keras.models.clone_model(layer, clone_function=copy_node, recursive=True)
 
 
 def _wrap(layer, prototypes, where):
@@ -86,6 +131,48 @@ def _wrap(layer, prototypes, where):
     if isinstance(copy, keras.Model) and copy.compiled:
         wrapped.compile_from_config(copy.get_compile_config())
     return wrapped
+
+
+def _unwrap(layer, pairs):
+    """Return a plain copy of `layer`, its weights not quantized yet, and append to the `pairs` of variables."""
+    if isinstance(layer, (QuantizedLayer, QuantizedModel)):
+        copy = _clone(layer.layer, lambda node: _unwrap(node, pairs))
+        if isinstance(layer, keras.Model) and layer.compiled:
+            copy.compile_from_config(layer.get_compile_config())
+        return copy
+    copy = _plain_copy(layer) if type(layer) in _PLAIN else _copy(layer)
+    if quantized_parameters(copy):
+        raise ValueError(
+            f"Argument `layer` must consist of layers that can be dequantized, but `{type(layer).__name__}` "
+            f"holds quantized layers that its own code makes. Received: layer {layer.name!r}"
+        )
+    quantizers = [inner for inner in layer._flatten_layers() if isinstance(inner, NestedQuantization)]
+    nested = {id(variable) for quantizer in quantizers for variable in quantizer.weights}
+    pairs += zip([v for v in layer.weights if id(v) not in nested], copy.weights, strict=True)
+    return copy
+
+
+_PLAIN = {QuantDense: keras.layers.Dense, QuantConv2D: keras.layers.Conv2D}
+
+
+def _plain_copy(layer):
+    """Return the `Dense` or `Conv2D` of a `QuantDense` or `QuantConv2D`, with its parameters."""
+    config = {key: value for key, value in layer.get_config().items() if not key.endswith("_quantizer")}
+    copy = _PLAIN[type(layer)].from_config(config)
+    if layer.built:
+        copy.build_from_config(layer.get_build_config())
+        _copy_own_variables(layer, copy)
+    return copy
+
+
+def _validate_built(layer):
+    if not isinstance(layer, keras.layers.Layer):
+        raise ValueError(f"Argument `layer` must be a Keras layer or model. Received: layer={layer!r}")
+    if not layer.built:
+        raise ValueError(
+            f"Argument `layer` must be built, so that its parameters exist: give the model an `Input` or call "
+            f"`build`. Received: unbuilt layer {layer.name!r}"
+        )
 
 
 def _prototype(name, prototype):
@@ -112,13 +199,17 @@ def _copy(layer):
         copy.build_from_config(layer.get_build_config())
         copy.built = True
     for source, target in zip(layer._flatten_layers(), copy._flatten_layers(), strict=True):
-        # By way of what layers do to save and load, since some derive further state from their weights.
-        values: dict = {}
-        source.save_own_variables(values)
-        target.load_own_variables({key: np.array(value) for key, value in values.items()})
+        _copy_own_variables(source, target)
     if isinstance(layer, keras.Model) and layer.compiled:
         copy.compile_from_config(layer.get_compile_config())
     return copy
+
+
+def _copy_own_variables(source, target):
+    """Copy by way of what layers do to save and load, since some derive further state from their weights."""
+    values: dict = {}
+    source.save_own_variables(values)
+    target.load_own_variables({key: np.array(value) for key, value in values.items()})
 
 
 def _candidates(layer):

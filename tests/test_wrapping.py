@@ -1,4 +1,4 @@
-"""`lqs.quantize` on every kind of layer and model: predictions, fit, state, losses, precision, save and load."""
+"""`lqs.quantize` on every kind of layer and model: predictions, fit, state, losses, precision, save and load; back."""
 
 import os
 import subprocess
@@ -470,6 +470,110 @@ def test_quantizing_twice(kind, rng):
     float_bias = lqs.quantize(model, kernel=coarse(), bias=None)
     completed = lqs.quantize(float_bias, kernel=None, bias=coarse())
     np.testing.assert_allclose(predict(completed, inputs), predict(once, inputs), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_dequantize(kind, rng, reload):
+    """The float network's architecture with values P_q * s; predictions equal bit for bit, also from a file."""
+    model = MODELS[kind]()
+    quantized = lqs.quantize(model, kernel=coarse(granularity=(0,)), bias=coarse())
+    inputs, before = inputs_of(model, rng), values(quantized)
+    plain = lqs.dequantize(quantized)
+    assert plain.name == quantized.name
+    if not isinstance(model, (Block, Lazy)):  # a graph of layers; a subclassed model names its own
+        names = [[layer.name for layer in network.layers if layer.weights] for network in (model, plain)]
+        assert names[0] == names[1]
+    assert [type(layer) for layer in plain._flatten_layers()] == [type(layer) for layer in model._flatten_layers()]
+    for value, expected in zip(values(plain), values(floored(model, COARSE)), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    np.testing.assert_array_equal(predict(plain, inputs), predict(quantized, inputs))
+    np.testing.assert_array_equal(predict(reload(plain), inputs), predict(quantized, inputs))
+    for value, kept in zip(values(quantized), before, strict=True):
+        np.testing.assert_array_equal(value, kept)
+
+
+def test_dequantize_layers_of_lqs(rng):
+    """QuantDense and QuantConv2D beside wrapped layers, in a nested model, one of them half in float."""
+    middle = keras.Input((12,))
+    arguments = {"kernel_quantizer": coarse(granularity="row"), "activation": "relu"}
+    inner = keras.Model(middle, lqs.QuantDense(4, **arguments)(middle))
+    convolution = lqs.QuantConv2D(3, 2, strides=2, bias_quantizer=coarse(), padding="same", name="own")
+    model = stack((4, 4, 1), convolution, layers.Flatten(), inner, layers.Dense(2))
+    for variable in model.weights:
+        if variable.path.endswith("bias"):
+            variable.assign(rng.normal(size=variable.shape))
+    quantized = lqs.quantize(model, kernel=coarse(), bias=None)
+    plain, inputs = lqs.dequantize(quantized), inputs_of(model, rng)
+    assert "lqs" not in plain.to_json() and "quantizer" not in plain.to_json()
+    assert type(plain.layers[0]) is layers.Conv2D and plain.layers[0].name == "own"
+    assert type(plain.layers[2].layers[1]) is layers.Dense
+    np.testing.assert_array_equal(predict(plain, inputs), predict(quantized, inputs))
+    for layer in (convolution, inner.layers[1]):
+        inputs = rng.normal(size=(2, *layer.input.shape[1:])).astype("float32")
+        np.testing.assert_array_equal(predict(lqs.dequantize(layer), inputs), predict(layer, inputs))
+
+
+@pytest.mark.parametrize("kind", ["Dense", "custom", "subclassed", "nested", "Bidirectional"])
+def test_dequantize_what_was_quantized_twice(kind, rng):
+    """Kernels first, then biases: wrappers around wrappers."""
+    model = MODELS[kind]()
+    once = lqs.quantize(model, kernel=coarse(), bias=None)
+    twice = lqs.quantize(once, kernel=None, bias=coarse(rounding="nearest"))
+    plain, inputs = lqs.dequantize(twice), inputs_of(model, rng)
+    np.testing.assert_array_equal(predict(plain, inputs), predict(twice, inputs))
+    assert len(plain.weights) == len(model.weights)
+
+
+def test_dequantize_without_quantized_layers_is_a_copy(rng):
+    model = MODELS["nested"]()
+    copy, inputs = lqs.dequantize(model), inputs_of(model, rng)
+    np.testing.assert_array_equal(predict(copy, inputs), predict(model, inputs))
+    assert copy is not model and copy.weights[0] is not model.weights[0]
+
+
+def test_dequantize_keeps_what_fit_needs(rng):
+    """The loss, the moving statistics and what is frozen; dropout begins anew, as in `lqs.quantize`."""
+    for kind in ("Sequential", "subclassed"):
+        model = stateful(kind)
+        inputs, targets = rng.normal(size=(32, 4)).astype("float32"), rng.normal(size=(32, 3)).astype("float32")
+        quantized = lqs.quantize(model, kernel=coarse(), bias=coarse())
+        quantized.compile(keras.optimizers.SGD(0.125), "mse")
+        quantized.fit(inputs, targets, verbose=0)
+        plain = lqs.dequantize(quantized)
+        for expected, result in zip(state_of(quantized)[:2], state_of(plain)[:2], strict=True):
+            np.testing.assert_array_equal(result, expected)
+        assert plain.compiled and float(ops.convert_to_numpy(plain.optimizer.learning_rate)) == 0.125
+        losses = [network.evaluate(inputs, targets, verbose=0) for network in (quantized, plain)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    frozen = lqs.quantize(MODELS["Dense"]())
+    frozen.layers[0].trainable = False
+    assert not lqs.dequantize(frozen).trainable_weights
+
+
+@registered
+class Holder(layers.Layer):
+    """A layer whose own code makes a quantized layer."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = lqs.QuantDense(3, kernel_quantizer=coarse())
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+def test_dequantize_bad_layer():
+    with pytest.raises(
+        ValueError, match="`Holder` holds quantized layers that its own code makes. Received: layer 'h'"
+    ):
+        lqs.dequantize(stack((4,), Holder(name="h")))
+    with pytest.raises(ValueError, match="`layer` must be a Keras layer or model. Received: layer=3"):
+        lqs.dequantize(3)
+    with pytest.raises(ValueError, match="`layer` must be built.*Received: unbuilt layer 'd'"):
+        lqs.dequantize(lqs.QuantDense(3, name="d"))
 
 
 def test_layers_of_lqs_inside(rng, reload):
