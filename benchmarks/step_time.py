@@ -21,8 +21,9 @@ import lqs
 from lqs.models import NETWORKS
 
 # name: (network, input shape, batch size, steps per round)
-SETTINGS = {"mnist": ("dense", (28, 28, 1), 32, 600), "cifar10": ("cifar10", (32, 32, 3), 128, 20)}
+SETTINGS = {"mnist": ("dense", (28, 28, 1), 32, 400), "cifar10": ("cifar10", (32, 32, 3), 128, 20)}
 NUM_CLASSES = 10
+STEPS_PER_EXECUTION = 20  # as in the experiments
 
 
 def float_network(setting):
@@ -62,7 +63,7 @@ def variants(setting, with_peer):
         models["hgq2, defaults"] = hgq_network(setting)
     for model in models.values():
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(1e-4), loss, metrics=["accuracy"])
+        model.compile(keras.optimizers.Adam(1e-4), loss, metrics=["accuracy"], steps_per_execution=STEPS_PER_EXECUTION)
     return models
 
 
@@ -70,7 +71,7 @@ def main():
     """Print one line per variant."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("setting", choices=SETTINGS)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--peer", action="store_true", help="also time hgq2")
     arguments = parser.parse_args()
 
