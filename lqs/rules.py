@@ -17,7 +17,8 @@ from keras import ops
 
 FLOAT32_EPSILON = 2.0**-23
 DEFAULT_THRESHOLD = 1e-10
-SMALL = 4e-4  # up to here tanh(x) is x, to the precision of float32, and computing it costs more than the rest of the votes
+# Up to here tanh(x) is x, to the precision of float32; computing it costs more than the rest of the votes.
+SMALL = 4e-4
 
 
 def sensitivity_ratio(upstream, reconstructed):
