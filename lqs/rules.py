@@ -69,7 +69,7 @@ def gradient_ratio(upstream, parameter, integers, scale, axes, threshold, update
     ratio = sensitivity_ratio(upstream, ops.multiply(magnitude, scale))
     # tanh is odd, so min() selects both cases at once: r >= lam gives tanh(0) = 0.
     difference = ops.minimum(ops.subtract(ratio, threshold), 0.0)
-    votes = ops.cond(threshold < SMALL, lambda: difference, lambda: ops.tanh(difference))
+    votes = ops.cond(ops.all(ops.less(threshold, SMALL)), lambda: difference, lambda: ops.tanh(difference))
     mean_vote = ops.mean(votes, axis=axes, keepdims=True)
     if update_stalled:
         all_sensitive = ops.equal(mean_vote, 0.0)
