@@ -87,7 +87,7 @@ def file_bytes(model):
 
 def fp32_bytes(model):
     """Return four bytes for each parameter of the float network that a model is made of."""
-    return 4 * sum(variable.value.size for variable in float_parameters(model))
+    return 4 * sum(math.prod(variable.shape) for variable in float_parameters(model))
 
 
 def float_parameters(model):
