@@ -108,10 +108,13 @@ def train(config, root=RUNS, weights=WEIGHTS):
 def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):
     """Return the compiled network of `config`, with the initial or the pretrained weights of its seed."""
     make_network, where = NETWORKS[config.network]
+    initial_weights = _baseline_weights(config, root, weights) if config.regime == "pretrained" else None
+    # Names of layers are numbered from the start, so that the file of a run does not depend on earlier ones.
+    keras.utils.clear_session()
     keras.utils.set_random_seed(config.seed)
     model = make_network(input_shape, num_classes)
-    if config.regime == "pretrained":
-        model.set_weights(_baseline_weights(config, root, weights))
+    if initial_weights is not None:
+        model.set_weights(initial_weights)
     if config.method != "float":
         kernel, bias = (_quantizer(config, granularity) for granularity in (config.granularity, "scalar"))
         model = quantize(model, kernel, bias, where)
