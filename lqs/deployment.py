@@ -32,7 +32,7 @@ from keras.src.models.functional import Functional  # has no public name
 
 from lqs.files import write_atomically
 from lqs.layers import call_with_values
-from lqs.statistics import quantized_parameters
+from lqs.statistics import quantized_parameters, to_numpy
 from lqs.wrapping import dequantize_with_pairs
 
 BITS = {"int2": 2, "int4": 4, "int8": 8, "int16": 16}
@@ -66,7 +66,7 @@ class Parameter:
 
     def content(self, permutation):
         """Return what the file holds, integers or floats, and the scale axis; transposed unless `None`."""
-        array = _to_numpy(self.variable) if self.integers is None or self.scale is None else self.integers
+        array = to_numpy(self.variable) if self.integers is None or self.scale is None else self.integers
         if permutation is None:
             return array, self.axis
         axis = None if self.axis is None else permutation.index(self.axis)
@@ -219,7 +219,7 @@ def _parameters(model, types, one_scale=()):
 
 def _quantized(source, variable, quantizer, types, one_scale):
     """Return the `Parameter` of a quantized variable."""
-    integers, scale = _to_numpy(quantizer.integers(source.value)), _to_numpy(quantizer.scale)
+    integers, scale = to_numpy(quantizer.integers(source.value)), to_numpy(quantizer.scale)
     axes = [axis for axis, size in enumerate(scale.shape) if size > 1]
     if len(axes) > 1:
         return Parameter(source.path, variable, integers, reason=f"scales vary along {len(axes)} axes")
@@ -371,7 +371,3 @@ def _import_onnx():
     except ImportError as error:
         raise ImportError(f'ONNX export needs the extra `deploy`: pip install "lqs[deploy]". {error}') from error
     return onnx
-
-
-def _to_numpy(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
