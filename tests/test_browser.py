@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "04_nested_layer.ipynb"
 CHROMIUM = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
-SECONDS = 300  # that one step may take on a busy machine; idle, all of them take about one minute
+SECONDS = 300  # that one step may take on a busy machine
 LAB = ["lab", "notebooks"]  # the command of `make lab`
 LAB_OPTIONS = [
     "--no-browser",
