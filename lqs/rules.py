@@ -17,8 +17,6 @@ from keras import ops
 
 FLOAT32_EPSILON = 2.0**-23
 DEFAULT_THRESHOLD = 1e-10
-# Up to here tanh(x) is x, to the precision of float32; computing it costs more than the rest of the votes.
-SMALL = 4e-4
 
 
 def sensitivity_ratio(upstream, reconstructed):
@@ -68,8 +66,7 @@ def gradient_ratio(upstream, parameter, integers, scale, axes, threshold, update
     magnitude = ops.abs(integers)
     ratio = sensitivity_ratio(upstream, ops.multiply(magnitude, scale))
     # tanh is odd, so min() selects both cases at once: r >= lam gives tanh(0) = 0.
-    difference = ops.minimum(ops.subtract(ratio, threshold), 0.0)
-    votes = ops.cond(ops.all(ops.less(threshold, SMALL)), lambda: difference, lambda: ops.tanh(difference))
+    votes = ops.tanh(ops.minimum(ops.subtract(ratio, threshold), 0.0))
     mean_vote = ops.mean(votes, axis=axes, keepdims=True)
     if update_stalled:
         all_sensitive = ops.equal(mean_vote, 0.0)
