@@ -7,14 +7,36 @@ import math
 
 from lqs.granularity import GRANULARITIES
 
-# protocol: dataset: (epochs, batch size, learning rate). `laptop` and `smoke` keep the thesis's product of
-# learning rate and steps, which bounds how far a scale can travel under Adam.
-PROTOCOLS = {
-    "thesis": {"mnist": (20, 32, 1e-4)},
-    "laptop": {"mnist": (4, 32, 5e-4)},
-    "smoke": {"digits": (10, 32, 8e-3)},
+# protocol: dataset: the fields that it fixes. `laptop` and `smoke` keep the thesis's product of learning rate and
+# steps, which bounds how far a scale can travel under Adam.
+PROTOCOLS: dict[str, dict[str, dict]] = {
+    "thesis": {
+        "mnist": {"epochs": 20, "batch_size": 32, "learning_rate": 1e-4},
+        "cifar10": {"epochs": 100, "batch_size": 128, "learning_rate": 1e-4},
+        "imagenette": {
+            "epochs": 100,
+            "batch_size": 64,
+            "learning_rate": 1e-4,
+            "schedule": "steps",
+            "image_size": 224,
+        },
+    },
+    "laptop": {
+        "mnist": {"epochs": 1, "batch_size": 32, "learning_rate": 2e-3},
+        "cifar10": {"epochs": 5, "batch_size": 128, "learning_rate": 2e-3, "backend": "tensorflow"},
+        "imagenette": {
+            "epochs": 10,
+            "batch_size": 64,
+            "learning_rate": 1e-3,
+            "schedule": "steps",
+            "image_size": 64,
+            "backend": "tensorflow",
+        },
+    },
+    "smoke": {"digits": {"epochs": 10, "batch_size": 32, "learning_rate": 8e-3}},
 }
-NETWORK_OF_DATASET = {"mnist": "dense", "digits": "dense"}
+NETWORK_OF_DATASET = {"mnist": "dense", "digits": "dense", "cifar10": "cifar10", "imagenette": "imagenette"}
+SCHEDULES = ("constant", "steps")
 REGIMES = ("scratch", "pretrained")
 # method: (rule, penalty). The strength is the rule's threshold for `nested`, the penalty's rate otherwise.
 METHODS = {
@@ -43,6 +65,9 @@ class Config:
         update_stalled: whether scales whose elements are all sensitive still grow (`lqs.GradientRatio`).
         epsilon: Adam's.
         backend: Keras backend, since the same seed gives other random numbers on another one.
+        schedule: of the learning rate: `"constant"`, or `"steps"`: times 0.5 after 40 % of the epochs and times 0.2
+            more after 60 %.
+        image_size: height and width of the images, `None` for the data set's own.
     """
 
     dataset: str
@@ -60,6 +85,8 @@ class Config:
     update_stalled: bool = True
     epsilon: float = 1e-7
     backend: str = "jax"
+    schedule: str = "constant"
+    image_size: int | None = None
 
     def __post_init__(self):
         choices = {
@@ -68,6 +95,7 @@ class Config:
             "regime": REGIMES,
             "rounding": ("floor", "nearest"),
             "backend": ("jax", "tensorflow"),
+            "schedule": SCHEDULES,
         }
         for name, known in choices.items():
             received = getattr(self, name)
@@ -77,8 +105,10 @@ class Config:
             received = getattr(self, name)
             if not isinstance(received, (int, float)) or not (math.isfinite(received) and received >= 0):
                 raise ValueError(f"Argument `{name}` must be finite and >= 0. Received: {name}={received!r}")
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "image_size"):
             received = getattr(self, name)
+            if name == "image_size" and received is None:
+                continue
             if not isinstance(received, int) or isinstance(received, bool) or received < 1:
                 raise ValueError(f"Argument `{name}` must be a positive integer. Received: {name}={received!r}")
 
@@ -133,7 +163,6 @@ def make_config(
             f"Arguments `protocol` and `dataset` must be among {known}. "
             f"Received: protocol={protocol!r}, dataset={dataset!r}"
         )
-    epochs, batch_size, learning_rate = PROTOCOLS[protocol][dataset]
     fields = {
         "dataset": dataset,
         "network": NETWORK_OF_DATASET[dataset],
@@ -143,15 +172,12 @@ def make_config(
         "regime": regime,
         "seed": seed,
         "protocol": protocol,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
     }
-    return Config(**{**fields, **overrides})
+    return Config(**{**fields, **PROTOCOLS[protocol][dataset], **overrides})
 
 
 def float_config(config):
     """Return the configuration of the float baseline of `config`: same network, protocol, seed and backend."""
-    kept = ("epochs", "batch_size", "learning_rate", "epsilon", "backend")
+    kept = ("epochs", "batch_size", "learning_rate", "epsilon", "backend", "schedule", "image_size")
     overrides = {name: getattr(config, name) for name in kept}
     return make_config(config.dataset, "float", seed=config.seed, protocol=config.protocol, **overrides)

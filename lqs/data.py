@@ -19,6 +19,7 @@ import numpy as np
 import pooch
 
 from lqs import files
+from lqs.augmentation import augmented
 
 MNIST_URLS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -82,21 +83,33 @@ class Dataset:
 
     @property
     def input_shape(self):
-        """Shape of one image, `(height, width, channels)`."""
-        return self.x_train.shape[1:]
+        """Shape of one test image, `(height, width, channels)`."""
+        return self.x_test.shape[1:]
 
-    def as_tf_data(self, batch_size, shuffle_seed=None):
+    def as_tf_data(self, batch_size, shuffle_seed=None, augment=False):
         """Return two `tf.data.Dataset` of batches `(images, labels)`: training and test examples.
 
         Args:
             batch_size: number of examples in a batch; the last batch may be smaller.
             shuffle_seed: `None`, or the seed of a new order of the training examples in each epoch.
+            augment: whether training images are changed at random, anew in each epoch; see `lqs.augmentation`. They are
+                then float32 and of the size of the test images. Needs `shuffle_seed`.
+
+        Raises:
+            ValueError: if there is no seed to augment by.
         """
+        if augment and shuffle_seed is None:
+            raise ValueError("Argument `augment` needs a seed. Received: augment=True, shuffle_seed=None")
+        import tensorflow as tf
+
         train = _pipeline(self.x_train, self.y_train, batch_size, shuffle_seed)
+        if augment:
+            examples = train.unbatch().apply(tf.data.experimental.assert_cardinality(len(self.x_train)))
+            train = augmented(examples, self.input_shape[0], shuffle_seed).batch(batch_size).prefetch(tf.data.AUTOTUNE)
         return train, _pipeline(self.x_test, self.y_test, batch_size)
 
 
-def load(name, *, mirror=None, cache=None, size=160):
+def load(name, *, mirror=None, cache=None, size=160, train_size=None):
     """Return the data set `name`.
 
     | name         | training examples | test examples | image             | values   | classes |
@@ -113,9 +126,10 @@ def load(name, *, mirror=None, cache=None, size=160):
         cache: folder that keeps the files. Default: see above.
         size: Imagenette only: height and width that images are scaled and cropped (centre) to. The decoded
             images are kept in the cache and read by a memory map (read only).
+        train_size: Imagenette only: that of the training images, which random crops are taken from. Default: `size`.
 
     Raises:
-        ValueError: if there is no such data set or `size` is not a positive integer.
+        ValueError: if there is no such data set or a size is not a positive integer.
         ConnectionError: if no source has a usable copy of a file.
 
     Example:
@@ -126,13 +140,15 @@ def load(name, *, mirror=None, cache=None, size=160):
     """
     if name not in _LOADERS:
         raise ValueError(f"Argument `name` must be one of {tuple(_LOADERS)}. Received: name={name!r}")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"Argument `size` must be a positive integer. Received: size={size!r}")
+    sizes = {"train": size if train_size is None else train_size, "val": size}
+    for argument, received in (("train_size", sizes["train"]), ("size", size)):
+        if not isinstance(received, int) or isinstance(received, bool) or received < 1:
+            raise ValueError(f"Argument `{argument}` must be a positive integer. Received: {argument}={received!r}")
     mirror = mirror or os.environ.get("LQS_MIRROR")
-    return _LOADERS[name](functools.partial(files.obtain, cache=files.cache_folder(cache), mirror=mirror), size)
+    return _LOADERS[name](functools.partial(files.obtain, cache=files.cache_folder(cache), mirror=mirror), sizes)
 
 
-def _load_mnist(obtain, size):
+def _load_mnist(obtain, sizes):
     arrays = []
     for name, known_hash in MNIST_HASHES.items():
         urls = tuple(url + name for url in MNIST_URLS)
@@ -141,7 +157,7 @@ def _load_mnist(obtain, size):
     return Dataset("mnist", x_train, y_train, x_test, y_test, 10, "mnist/*-ubyte.gz, the publishers' files")
 
 
-def _load_cifar10(obtain, size):
+def _load_cifar10(obtain, sizes):
     path, members = obtain(files.File("cifar10", dict.fromkeys(CIFAR10_NAMES), CIFAR10_URLS, _read_cifar10))
     if path.suffix != ".tar":
         with contextlib.suppress(OSError):  # it only saves time
@@ -154,19 +170,20 @@ def _load_cifar10(obtain, size):
     return Dataset("cifar10", x_train, y_train, x_test, y_test, 10, "cifar10/*_batch*, the publisher's pickles")
 
 
-def _load_imagenette(obtain, size):
+def _load_imagenette(obtain, sizes):
     path, members = obtain(files.File("imagenette", IMAGENETTE_HASHES, IMAGENETTE_URLS, _read_imagenette))
     digest = pooch.file_hash(str(path))
     arrays = []
     for split, counts in IMAGENETTE_COUNTS.items():
         images = [data for name, data in members.items() if name.startswith(f"{split}/")]
+        size = sizes[split]
         arrays.append(_decoded(path.with_name(f"{digest[:16]}-{split}-{size}.npy"), images, size))
         arrays.append(np.repeat(np.arange(len(counts), dtype="int32"), counts))  # paths are sorted by class
     x_train, y_train, x_test, y_test = arrays
     return Dataset("imagenette", x_train, y_train, x_test, y_test, 10, f"imagenette/{path.name}, sha256 {digest}")
 
 
-def _load_digits(obtain, size):
+def _load_digits(obtain, sizes):
     from sklearn.datasets import load_digits
 
     digits = load_digits()

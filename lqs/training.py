@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import io
+import math
 import os
 import platform
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lqs import data, penalties, rules
+from lqs.augmentation import size_to_crop_from
 from lqs.configs import float_config
 from lqs.files import write_atomically
 from lqs.models import NETWORKS
@@ -32,6 +34,7 @@ PENALTIES = {
     "inverse": penalties.InversePenalty,
     "difference": penalties.DifferencePenalty,
 }
+STEPS = ((0.4, 0.5), (0.6, 0.2))  # share of the epochs, factor of the learning rate from then on
 VALIDATION_BATCH_SIZE = 1000
 STEPS_PER_EXECUTION = 25
 
@@ -88,7 +91,7 @@ def train(config, root=RUNS, weights=WEIGHTS):
     What was trained is kept in `weights`: an `.npz` of a float network's weights, a `.lqs` file of a quantized one.
     """
     start, versions = time.perf_counter(), environment()
-    dataset = data.load(config.dataset)
+    dataset = load_dataset(config)
     model = make_model(config, dataset.input_shape, dataset.num_classes, root, weights)
     history = fit(config, model, dataset)
     path = weights_path(config, weights)
@@ -105,6 +108,13 @@ def train(config, root=RUNS, weights=WEIGHTS):
     }
 
 
+def load_dataset(config):
+    """Return the data set of `config`, its images of the size that the configuration asks for."""
+    if config.image_size is None:
+        return data.load(config.dataset)
+    return data.load(config.dataset, size=config.image_size, train_size=size_to_crop_from(config.image_size))
+
+
 def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):
     """Return the compiled network of `config`, with the initial or the pretrained weights of its seed."""
     make_network, where = NETWORKS[config.network]
@@ -119,35 +129,76 @@ def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):
         kernel, bias = (_quantizer(config, granularity) for granularity in (config.granularity, "scalar"))
         model = quantize(model, kernel, bias, where)
     metrics = ["accuracy"]
-    if config.penalty is not None:  # the loss includes the penalty
+    if model.losses or config.penalty is not None:  # the loss includes them
         metrics.append(keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True))
     model.compile(
         keras.optimizers.Adam(config.learning_rate, epsilon=config.epsilon),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=metrics,
         steps_per_execution=STEPS_PER_EXECUTION,
+        jit_compile=jit_compile(model),
     )
     return model
+
+
+def jit_compile(model):
+    """Return the argument `jit_compile` of `compile`: Keras's default, but no XLA for TensorFlow's convolutions.
+
+    On a CPU, XLA makes a training step of the CIFAR-10 network several times slower than TensorFlow's own kernels.
+    """
+    has_convolution = any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers())
+    return "auto" if not (has_convolution and keras.backend.backend() == "tensorflow") else False
 
 
 def fit(config, model, dataset):
     """Train `model` and return its history, `{name: one value per epoch}`; see `data/README.md`."""
     keras.utils.set_random_seed(config.seed)
     integers = IntegerHistory()
-    x_train, x_test = (np.asarray(images, "float32") for images in (dataset.x_train, dataset.x_test))
+    schedule = keras.callbacks.LearningRateScheduler(functools.partial(scheduled_learning_rate, config))
     history = model.fit(
-        x_train,
-        dataset.y_train,
-        batch_size=config.batch_size,
+        **batches(config, dataset),
         epochs=config.epochs,
-        validation_data=(x_test, dataset.y_test),
-        validation_batch_size=VALIDATION_BATCH_SIZE,
-        callbacks=[integers],
+        callbacks=[integers, schedule],
         verbose=0,
     ).history
+    del history["learning_rate"]
     if "cross_entropy" not in history:
         history = {**history, "cross_entropy": history["loss"], "val_cross_entropy": history["val_loss"]}
     return {key: [float(f"{value:.6g}") for value in values] for key, values in history.items()} | integers.history
+
+
+def batches(config, dataset):
+    """Return the arguments of `fit` that give it the training and the test examples, as float32 images.
+
+    Images are augmented if the configuration asks for their size, as the thesis's are for Imagenette.
+    """
+    if config.image_size is not None:
+        train, test = dataset.as_tf_data(config.batch_size, config.seed, augment=True)
+        return {"x": train, "shuffle": False, "validation_data": test}
+    x_train, x_test = (np.asarray(images, "float32") for images in (dataset.x_train, dataset.x_test))
+    return {
+        "x": x_train,
+        "y": dataset.y_train,
+        "batch_size": config.batch_size,
+        "validation_data": (x_test, dataset.y_test),
+        "validation_batch_size": VALIDATION_BATCH_SIZE,
+    }
+
+
+def scheduled_learning_rate(config, epoch, *_):
+    """Return the learning rate of an epoch, counted from 0 (`Config.schedule`).
+
+    Example: the thesis's steps for Imagenette, at epochs 40 and 60 of 100.
+
+    >>> from lqs.configs import make_config
+    >>> config = make_config("imagenette", "float")
+    >>> [f"{scheduled_learning_rate(config, epoch):.1e}" for epoch in (39, 40, 59, 60)]
+    ['1.0e-04', '5.0e-05', '5.0e-05', '1.0e-05']
+    """
+    factor = 1.0
+    if config.schedule == "steps":
+        factor = math.prod(step for share, step in STEPS if epoch >= share * config.epochs)
+    return factor * config.learning_rate
 
 
 class IntegerHistory(keras.callbacks.Callback):
@@ -188,7 +239,8 @@ def environment():
     return {
         "python": platform.python_version(),
         **{f"{package}_version": importlib.metadata.version(package) for package in packages},
-        "device": f"{platform.machine()} cpu",
+        "device": f"{platform.machine()} {_device()}",
+        "cpus": os.cpu_count(),  # TensorFlow's sums depend on how many threads share them
         "commit": _commit(),
     }
 
@@ -238,6 +290,15 @@ def _save_weights(model, path):
     buffer = io.BytesIO()
     np.savez(buffer, *model.get_weights())
     write_atomically(path, buffer.getvalue())
+
+
+def _device():
+    """Return the kind of device that the backend computes on, such as `cpu` or `NVIDIA H200`."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.devices()[0].device_kind
+    return keras.distribution.list_devices()[0].split(":")[0]
 
 
 @functools.cache
