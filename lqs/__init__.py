@@ -2,12 +2,13 @@
 
 from lqs.layers import QuantConv2D, QuantDense, QuantizedLayer, QuantizedModel, QuantizedParameters
 from lqs.nested import MIN_SCALE, NestedQuantization
-from lqs.penalties import DifferencePenalty, InversePenalty, MaxBinPenalty, Penalty
+from lqs.penalties import CodeLengthPenalty, DifferencePenalty, InversePenalty, MaxBinPenalty, Penalty
 from lqs.reader import FileFormatError
 from lqs.rules import Frozen, GradientRatio, Rule, StraightThrough
 from lqs.saving import load, save
 from lqs.sizes import size_report
 from lqs.statistics import summary
+from lqs.target import TargetSize
 from lqs.wrapping import dequantize, quantize
 
 __version__ = "0.1.0"

@@ -4,6 +4,7 @@ import math
 import weakref
 
 import keras
+import numpy as np
 from keras import ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope  # has no public name
 
@@ -13,6 +14,7 @@ from lqs.rounding import signed_levels, to_integers, validate_rounding
 from lqs.rules import FLOAT32_EPSILON, GradientRatio, get_rule, is_within
 
 MIN_SCALE = 100 * FLOAT32_EPSILON
+PARAMETRIZATIONS = ("linear", "log")
 
 
 @keras.saving.register_keras_serializable("lqs")
@@ -40,7 +42,7 @@ class MinValue(keras.constraints.Constraint):
 class NestedQuantization(keras.layers.Layer):
     """Quantizes a parameter tensor with a learned scale (thesis, section 3.1).
 
-    Forward, with `P` the input and `s` the trainable weight `scale`:
+    Forward, with `P` the input and `s` the trainable scale:
 
         P_q = round(P / s)         integers
         P_r = P_q * s              output, what the outer layer computes with
@@ -61,6 +63,8 @@ class NestedQuantization(keras.layers.Layer):
         rounding: `"floor"` (the thesis's) or `"nearest"`.
         bits: `None` for unbounded integers (the thesis's), or the width of the signed integers to clip to.
         initial_scale: value of `s` before training, at least `100 * 2**-23` (the default).
+        parametrization: `"linear"`, the trainable weight is `s` itself (the thesis's), or `"log"`, it is `log s`: a
+            step of the optimizer then changes a scale by a factor, whatever its size.
 
     Input shape:
         Any; the parameter's, fixed at `build`.
@@ -88,6 +92,7 @@ class NestedQuantization(keras.layers.Layer):
         rounding="floor",
         bits=None,
         initial_scale=MIN_SCALE,
+        parametrization="linear",
         **kwargs,
     ):
         # The arithmetic stays in the parameter's own precision, also under a mixed-precision policy.
@@ -100,19 +105,35 @@ class NestedQuantization(keras.layers.Layer):
         self.bits = bits
         self.levels = signed_levels(bits)
         self.initial_scale = _validate_initial_scale(initial_scale)
+        self.parametrization = _validate_parametrization(parametrization)
         self._scale_gradient = get_rule(self.rule, self.levels)
 
     def build(self, input_shape):
-        """Create the weight `scale`, of the shape of `input_shape` with size 1 on the shared axes."""
+        """Create the weight of the scale, of the shape of `input_shape` with size 1 on the shared axes."""
         self.parameter_shape = tuple(input_shape)
         self.sharing_axes = sharing_axes(self.granularity, len(self.parameter_shape))
-        self.scale = self.add_weight(
-            name="scale",
+        is_log = self.parametrization == "log"
+        self.scale_weight = self.add_weight(
+            name="log_scale" if is_log else "scale",
             shape=scale_shape(self.granularity, self.parameter_shape),
-            initializer=keras.initializers.Constant(self.initial_scale),
-            constraint=MinValue(MIN_SCALE),
+            initializer=keras.initializers.Constant(math.log(self.initial_scale) if is_log else self.initial_scale),
+            constraint=MinValue(math.log(MIN_SCALE) if is_log else MIN_SCALE),
         )
-        _LAYER_OF_SCALE[id(self.scale)] = self
+        _LAYER_OF_SCALE[id(self.scale_weight)] = self
+
+    @property
+    def scale(self):
+        """The scale `s`, of the rank of the parameter: the trainable weight, or its exponential if that is `log s`."""
+        return ops.exp(self.scale_weight) if self.parametrization == "log" else self.scale_weight
+
+    def scale_weight_of(self, scale):
+        """Return the value of `scale_weight` with which `scale` is the given array, bit for bit if there is one."""
+        if self.parametrization == "linear":
+            return scale
+        nearest = np.log(scale.astype("float64")).astype(scale.dtype)
+        steps = [nearest + np.spacing(nearest) * step for step in (0, 1, -1, 2, -2)]  # exp may differ by one or two
+        errors = [np.abs(np.asarray(ops.convert_to_numpy(ops.exp(value))) - scale) for value in steps]
+        return np.take_along_axis(np.stack(steps), np.argmin(errors, axis=0)[None], axis=0)[0]
 
     @property
     def size(self):
@@ -150,6 +171,8 @@ class NestedQuantization(keras.layers.Layer):
             "bits": self.bits,
             "initial_scale": self.initial_scale,
         }
+        if self.parametrization != "linear":  # files of models that have always been linear stay as small
+            config["parametrization"] = self.parametrization
         return {**super().get_config(), **config}
 
     @classmethod
@@ -229,3 +252,12 @@ def _validate_initial_scale(initial_scale):
             f"Received: initial_scale={initial_scale!r}"
         )
     return float(initial_scale)
+
+
+def _validate_parametrization(parametrization):
+    if not isinstance(parametrization, str) or parametrization not in PARAMETRIZATIONS:
+        raise ValueError(
+            f"Argument `parametrization` must be one of {PARAMETRIZATIONS}. "
+            f"Received: parametrization={parametrization!r}"
+        )
+    return parametrization

@@ -6,6 +6,7 @@ import zlib
 import constriction
 import numpy as np
 
+from lqs.coclustering import block_counts, cocluster
 from lqs.files import write_atomically
 from lqs.reader import (
     CHECKSUM,
@@ -23,6 +24,8 @@ from lqs.reader import (
 )
 
 MAX_SPAN = 2**24  # of integers that are counted rather than sorted
+NUMBERS_OF_CLASSES = (2, 4)
+MAX_BLOCK_BINS = 2**12  # of the tables of all blocks together
 _WEIGHTS = weights(bytes(range(256)))
 
 
@@ -78,8 +81,9 @@ def encode_numbers(array, dtype=None, stored=None):
 def encode_integers(integers, scale, dtype="float32"):
     """Return `(entry, sections)` of the integers and the scale of a quantized parameter.
 
-    Integers are entropy-coded with the resolution of bins, `octave`, that gives the fewest bytes with its table,
-    or take the same number of bits each where that is smaller still.
+    Integers are entropy-coded with the resolution of bins, `octave`, that gives the fewest bytes with its table. A
+    matrix is coded in blocks, of the row and column classes of `lqs.coclustering`, or integers take the same number
+    of bits each, where that is smaller still.
 
     Args:
         integers: int32 array.
@@ -99,21 +103,24 @@ def encode_integers(integers, scale, dtype="float32"):
     offsets = integers.ravel().astype("int64") - lowest
     values, indices, counts = _distinct(offsets, highest - lowest + 1)
     octave = _best_octave(values + lowest, counts) if integers.size else None
-    coding, sections = {"coding": "fixed"}, None
+    candidates = [({"coding": "fixed"}, [_pack_bits([offsets], [num_bits])])]
     if octave is not None:
-        coding, sections = {"coding": "ans", "octave": octave}, _ans(values + lowest, counts, indices, octave)
-    if sections is None or -(-num_bits * integers.size // 8) <= sum(map(len, sections)):
-        coding, sections = {"coding": "fixed"}, [_pack_bits([offsets], [num_bits])]
+        symbols, remainders = _symbols(values + lowest, indices, octave)
+        candidates.append(({"coding": "ans", "octave": octave}, [*_ans(symbols), remainders]))
+        for num_classes in _numbers_of_classes(integers.shape, symbols):
+            sections = _blocks(symbols.reshape(-1, integers.shape[-1]), num_classes, remainders)
+            candidates.append(({"coding": "blocks", "octave": octave, "classes": num_classes}, sections))
+    coding, sections = min(candidates, key=lambda candidate: sum(map(len, candidate[1])))
     entry = {**entry, **coding, "bytes": [len(section) for section in sections], "scale": scale_entry}
     return entry, [*sections, *scale_sections]
 
 
-def decode_symbols(words, num_symbols, cumulative):
+def decode_symbols(words, runs):
     """Return what `lqs.reader.decode_symbols` does, at the speed of compiled code."""
     coder = constriction.stream.stack.AnsCoder(words.astype("uint32"))
-    symbols = coder.decode(_model(cumulative), num_symbols)
+    symbols = [coder.decode(_model(cumulative), num_symbols) for num_symbols, cumulative in runs]
     check(coder.is_empty(), "codes are left over")
-    return symbols
+    return np.concatenate(symbols)
 
 
 def _to_stored(array, stored):
@@ -152,17 +159,50 @@ def _best_octave(values, counts):
     return min(bits, key=bits.__getitem__, default=None)
 
 
-def _ans(values, counts, indices, octave):
-    """Return the sections `[table, codes, remainders]` of the integers `values[indices]`."""
+def _symbols(values, indices, octave):
+    """Return the symbols of the integers `values[indices]`, and the section of their remainders."""
     bin_, exponent, remainder = bins(values, octave)
-    symbols = (bin_ - bin_[0]).astype("int32")
-    table = _table(np.bincount(symbols, counts))
-    coder = constriction.stream.stack.AnsCoder()
-    coder.encode_reverse(symbols[indices], _model(cumulative_frequencies(table)))
     widths = np.unique(exponent[exponent > 0]).tolist()
     exponents = exponent[indices] if widths else None
     remainders = _pack_bits([remainder[indices[exponents == width]] for width in widths], widths)
-    return [table, coder.get_compressed().astype("<u4").tobytes(), remainders]
+    return (bin_ - bin_[0]).astype("int32")[indices], remainders
+
+
+def _ans(symbols):
+    """Return the sections `[table, codes]` of symbols that share one table."""
+    table = _table(np.bincount(symbols))
+    return [table, _encode([(symbols, table)])]
+
+
+def _numbers_of_classes(shape, symbols):
+    """Return the numbers of classes to try for symbols of an array of the given shape."""
+    num_symbols = int(symbols.max()) + 1
+    fits = [n for n in NUMBERS_OF_CLASSES if max(shape) >= n and num_symbols * n**2 <= MAX_BLOCK_BINS]
+    return fits if len(shape) >= 2 else []
+
+
+def _blocks(symbols, num_classes, remainders):
+    """Return the sections of a matrix of symbols, coded in blocks; see `lqs.reader`."""
+    num_symbols = int(symbols.max()) + 1
+    rows, columns = cocluster(symbols, num_symbols, num_classes)
+    counts = block_counts(symbols, rows, columns, num_symbols, num_classes).reshape(-1, num_symbols)
+    tables = [_table(of_block) if of_block.any() else bytes(num_symbols) for of_block in counts]
+    blocks = [
+        symbols[np.ix_(rows == row, columns == column)].ravel() for row, column in np.ndindex(num_classes, num_classes)
+    ]
+    steps = [np.diff(classes, prepend=0) % num_classes for classes in (rows, columns)]
+    class_tables = [_table(np.bincount(step, minlength=num_classes)) for step in steps]
+    codes = _encode(zip(blocks, tables, strict=True))
+    class_codes = _encode(zip(steps, class_tables, strict=True))
+    return [b"".join(tables), codes, remainders, b"".join(class_tables), class_codes]
+
+
+def _encode(runs):
+    """Return the bytes of runs of symbols, each with its table, in the order in which they are decoded."""
+    coder = constriction.stream.stack.AnsCoder()
+    for symbols, table in reversed([(symbols, table) for symbols, table in runs if len(symbols)]):
+        coder.encode_reverse(symbols.astype("int32"), _model(cumulative_frequencies(table)))
+    return coder.get_compressed().astype("<u4").tobytes()
 
 
 def _distinct(offsets, span):

@@ -8,10 +8,15 @@ with `#P` the number of elements of the parameter `P` and the sums over every qu
 that is trained. The terms are continuous: none of them contains a floor.
 """
 
+import math
+
 import keras
 from keras import ops
 
 from lqs.rules import add_strength, validate_strength
+
+LOG_2 = math.log(2.0)
+SMALLEST_MEAN = 1e-6  # of the magnitude of integers, where the gradient of their code length is cut off
 
 
 def max_bin(parameter, scale, axes):
@@ -59,6 +64,51 @@ def difference(parameter, scale, axes):
     2.0
     """
     return ops.mean(ops.abs(ops.subtract(parameter, ops.divide(parameter, scale))))
+
+
+def elias_code_length(parameter, scale, axes):
+    """Return `mean(log2(1 + abs(P) / s))`, about the bits of a code whose words grow with the logarithm of an integer.
+
+    See `max_bin` for the arguments; Elias 1975, doi 10.1109/TIT.1975.1055349, for such codes.
+
+    Example:
+
+    >>> import numpy as np
+    >>> float(elias_code_length(np.array([1.0, -3.0]), np.array([1.0]), (0,)))
+    1.5
+    """
+    quotient = ops.divide(ops.abs(parameter), scale)
+    return ops.mean(ops.divide(ops.log1p(quotient), LOG_2))
+
+
+def geometric_code_length(parameter, scale, axes):
+    """Return the bits per element of the best two-sided geometric code for integers of the same mean magnitude.
+
+    With `m = mean(abs(P) / s)`, the code for integers `k` of probability proportional to `exp(-c abs(k))` is shortest
+    at `c = asinh(1 / m)`, where an integer of magnitude `m` takes
+
+        (m * asinh(1 / m) + asinh(m)) / log(2)
+
+    bits. The prior is thus always the one that fits, and needs no weights of its own. Its gradient is the same for all
+    elements, and the larger the fewer of them there are.
+
+    See `max_bin` for the arguments; Golomb 1966, doi 10.1109/TIT.1966.1053907, for codes of geometric distributions.
+
+    Example: fair signs of magnitude one, and mostly zeros.
+
+    >>> import numpy as np
+    >>> f"{float(geometric_code_length(np.array([1.0, -1.0]), np.array([1.0]), (0,))):.3f}"
+    '2.543'
+    >>> f"{float(geometric_code_length(np.array([1.0] + 99 * [0.0]), np.array([1.0]), (0,))):.3f}"
+    '0.091'
+    """
+    mean = ops.mean(ops.divide(ops.abs(parameter), scale))
+    inverse_mean = ops.reciprocal(ops.maximum(mean, SMALLEST_MEAN))
+    nats = ops.add(ops.multiply(mean, ops.arcsinh(inverse_mean)), ops.arcsinh(mean))
+    return ops.divide(nats, LOG_2)
+
+
+CODES = {"elias": elias_code_length, "geometric": geometric_code_length}
 
 
 class Penalty(keras.layers.Layer):
@@ -114,6 +164,34 @@ class DifferencePenalty(Penalty):
 
     def term(self, parameter, scale, axes):
         return difference(parameter, scale, axes)
+
+
+@keras.saving.register_keras_serializable("lqs")
+class CodeLengthPenalty(Penalty):
+    """Penalizes the code length of the integers, in bits per parameter: what a coded file will take.
+
+    It is meant for `NestedQuantization(rule=StraightThrough(), rounding="nearest", parametrization="log")`: the task
+    then resists a scale that grows too large for it, and the penalty one that is too small.
+
+    Args:
+        rate: see `Penalty`; `TargetSize` can find it.
+        code: `"geometric"`, see `geometric_code_length`, or `"elias"`, see `elias_code_length`.
+
+    Raises:
+        ValueError: if an argument is not as above.
+    """
+
+    def __init__(self, rate, code="geometric", **kwargs):
+        super().__init__(rate, **kwargs)
+        if not isinstance(code, str) or code not in CODES:
+            raise ValueError(f"Argument `code` must be one of {tuple(CODES)}. Received: code={code!r}")
+        self.code = code
+
+    def term(self, parameter, scale, axes):
+        return CODES[self.code](parameter, scale, axes)
+
+    def get_config(self):
+        return {**super().get_config(), "code": self.code}
 
 
 def validate_penalty(penalty):

@@ -2,7 +2,7 @@ r"""Reader of `.lqs` files that needs NumPy alone, so that a file outlives Keras
 
     python lqs/reader.py model.lqs            # a table of the tensors
 
-The format, version 1; all numbers are little-endian:
+The format, version 2; all numbers are little-endian:
 
 | bytes | content |
 | --- | --- |
@@ -30,6 +30,12 @@ Codings of integers `P_q`, whose entry has further an entry `scale`, whose secti
   `c * (2**24 - B) // C + arange(B + 1)` are the cumulative frequencies of a stream ANS coder (Duda 2013, arXiv
   1311.2540) with 64 bits of state, words of 32 bits and 24 of precision: the codes. The remainders are the lower `e`
   bits of every `m`, most significant first, those with `e = 1` first, then those with `e = 2`, and so on.
+* `blocks`, since version 2: as `ans`, for a matrix with the last axis as its columns and all others as its rows. With
+  `n` the `classes` of the entry, each row and each column belongs to one of `n` classes, and each block, the elements
+  of one row class and one column class, has its own table. The sections of `ans`, with the tables of all blocks in a
+  row, row class by row class, and the codes in that order, C order within a block, are followed by table and codes of
+  the classes: `n` weights for rows and `n` for columns, then the class of each row less that of the row before (at
+  first 0), modulo `n`, and the same for each column.
 """
 
 import bisect
@@ -46,7 +52,8 @@ from typing import Any
 import numpy as np
 
 MAGIC = b"\x93LQS"
-VERSION = 1
+VERSION = 2
+KNOWN_VERSIONS = (1, 2)
 PREFIX = struct.Struct("<4sBII")
 CHECKSUM = struct.Struct("<I")
 PRECISION = 24
@@ -58,7 +65,8 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 DTYPES = (*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 # Pieces of headers of small models, as a preset dictionary for deflate. Part of the format: it never changes.
 DICTIONARY = Path(__file__).with_name("header_v1.dict").read_bytes()
-NUM_SECTIONS = {"raw": 1, "deflate": 1, "fixed": 1, "ans": 3}
+MAX_CLASSES = 16
+NUM_SECTIONS = {"raw": 1, "deflate": 1, "fixed": 1, "ans": 3, "blocks": 5}
 
 
 class FileFormatError(ValueError):
@@ -97,8 +105,7 @@ def read(path, max_bytes=MAX_BYTES, decode=None):
     Args:
         path: path of the file.
         max_bytes: limit of the size of all arrays together.
-        decode: function `(words, num_symbols, cumulative) -> symbols` that decodes ANS codes; by default
-            `decode_symbols`.
+        decode: function `(words, runs) -> symbols` that decodes ANS codes; by default `decode_symbols`.
 
     Raises:
         FileFormatError: if the file is not whole, not well-formed, or larger than `max_bytes` when decoded.
@@ -168,23 +175,29 @@ def cumulative_frequencies(table):
     return cumulative * (2**PRECISION - num_bins) // cumulative[-1] + np.arange(num_bins + 1)
 
 
-def decode_symbols(words, num_symbols, cumulative):
-    """Return the `num_symbols` symbols that were coded into 32-bit words with cumulative frequencies."""
-    words, starts = words.tolist(), cumulative.tolist()
-    frequencies = np.diff(cumulative).tolist()
+def decode_symbols(words, runs):
+    """Return the symbols that were coded into 32-bit words.
+
+    Args:
+        words: array of the words.
+        runs: list of pairs `(num_symbols, cumulative)`: so many symbols with these cumulative frequencies, and so on.
+    """
+    words = words.tolist()
     state = 0
     for _ in range(min(2, len(words))):
         state = state << 32 | words.pop()
-    symbols = np.empty(num_symbols, "int32")
-    for index in range(num_symbols):
-        quantile = state & (2**PRECISION - 1)
-        symbol = bisect.bisect_right(starts, quantile) - 1
-        state = (state >> PRECISION) * frequencies[symbol] + quantile - starts[symbol]
-        if state < 2**32 and words:
-            state = state << 32 | words.pop()
-        symbols[index] = symbol
+    symbols = []
+    for num_symbols, cumulative in runs:
+        starts, frequencies = cumulative.tolist(), np.diff(cumulative).tolist()
+        for _ in range(num_symbols):
+            quantile = state & (2**PRECISION - 1)
+            symbol = bisect.bisect_right(starts, quantile) - 1
+            state = (state >> PRECISION) * frequencies[symbol] + quantile - starts[symbol]
+            if state < 2**32 and words:
+                state = state << 32 | words.pop()
+            symbols.append(symbol)
     check(state == 0 and not words, "codes are left over")
-    return symbols
+    return np.array(symbols, "int32")
 
 
 def _split(content):
@@ -192,7 +205,7 @@ def _split(content):
     check(len(content) >= PREFIX.size + CHECKSUM.size, "it is too short")
     magic, version, stored, inflated = PREFIX.unpack_from(content)
     check(magic == MAGIC, "it does not begin as one")
-    check(version == VERSION, f"its version is {version}, and this reader knows {VERSION}")
+    check(version in KNOWN_VERSIONS, f"its version is {version}, and this reader knows {KNOWN_VERSIONS}")
     (checksum,) = CHECKSUM.unpack_from(content, len(content) - CHECKSUM.size)
     content = memoryview(content)[: -CHECKSUM.size]
     check(zlib.crc32(content) == checksum, "it is damaged: the checksum is another")
@@ -228,7 +241,7 @@ def _entries(header):
     check(all(isinstance(name, str) for name in names), "a name is not a text")
     check(len(set(names)) == len(names), "two tensors have one name")
     for entry in entries:
-        quantized = entry["coding"] in ("fixed", "ans")
+        quantized = entry["coding"] in ("fixed", "ans", "blocks")
         _check_entry(entry)
         check(("scale" in entry) == quantized, f"{entry['name']}: integers have a scale, other numbers do not")
         if quantized:
@@ -254,10 +267,17 @@ def _check_integers(entry):
     lowest, highest = entry["min"], entry["max"]
     check(all(type(limit) is int for limit in (lowest, highest)), f"{name}: bad range")
     check(-(2**31) <= lowest <= highest < 2**31, f"{name}: bad range")
-    if entry["coding"] == "ans":
+    if entry["coding"] != "fixed":
         check(_is_count(entry["octave"]) and entry["octave"] <= MAX_OCTAVE, f"{name}: bad octave")
         first, last = bins([lowest, highest], entry["octave"])[0].tolist()
-        check(2 <= entry["bytes"][0] == last - first + 1 <= MAX_BINS, f"{name}: bad length of the table")
+        num_classes = 1
+        if entry["coding"] == "blocks":
+            num_classes = entry["classes"]
+            check(_is_count(num_classes) and 2 <= num_classes <= MAX_CLASSES, f"{name}: bad number of classes")
+            check(len(shape) >= 2 and math.prod(shape) > 0, f"{name}: no matrix")
+            check(entry["bytes"][3] == 2 * num_classes, f"{name}: bad length of the table of classes")
+        length = (last - first + 1) * num_classes**2
+        check(2 <= entry["bytes"][0] == length <= MAX_BINS, f"{name}: bad length of the table")
 
 
 def _is_count(value):
@@ -279,10 +299,10 @@ def _tensor(entry, sections, decode):
     if "scale" not in entry:
         return Tensor(name, dtype, values=_numbers(entry, *sections), sections={"values": len(sections[0])})
     *codes, scale = sections
-    integers = _fixed(entry, *codes) if entry["coding"] == "fixed" else _ans(entry, decode, *codes)
+    integers = _fixed(entry, *codes) if entry["coding"] == "fixed" else _coded(entry, decode, *codes)
     in_range = integers.size == 0 or (entry["min"] <= integers.min() and integers.max() <= entry["max"])
     check(in_range, f"{name}: an integer is out of its range")
-    table = 0 if entry["coding"] == "fixed" else len(codes[0])
+    table = 0 if entry["coding"] == "fixed" else len(codes[0]) + sum(map(len, codes[3:]))
     sizes = {"codes": sum(map(len, codes)) - table, "table": table, "scale": len(scale)}
     integers = integers.astype("int32").reshape(entry["shape"])
     return Tensor(name, dtype, integers=integers, scale=_numbers(entry["scale"], scale), sections=sizes)
@@ -309,12 +329,40 @@ def _fixed(entry, section):
     return _bits(section, [size], [num_bits]) + entry["min"]
 
 
-def _ans(entry, decode, table, codes, remainders):
-    check(len(codes) % 4 == 0, "codes are no whole words")
+def _words(section):
+    check(len(section) % 4 == 0, "codes are no whole words")
+    return np.frombuffer(section, "<u4")
+
+
+def _blocks(entry, decode, tables, codes, class_table, class_codes):
+    """Return the symbols of a `blocks` entry, in C order."""
+    num_classes, num_columns = entry["classes"], entry["shape"][-1]
+    num_rows = math.prod(entry["shape"][:-1])
+    of_rows, of_columns = class_table[:num_classes], class_table[num_classes:]
+    runs = [(num_rows, cumulative_frequencies(of_rows)), (num_columns, cumulative_frequencies(of_columns))]
+    steps = decode(_words(class_codes), runs)
+    rows, columns = (np.cumsum(part) % num_classes for part in (steps[:num_rows], steps[num_rows:]))
+    blocks = [np.ix_(rows == row, columns == column) for row, column in np.ndindex(num_classes, num_classes)]
+    sizes = [len(row_index) * column_index.size for (row_index, column_index) in blocks]
+    length = len(tables) // num_classes**2
+    parts = [tables[start : start + length] for start in range(0, len(tables), length)]
+    pairs = zip(sizes, parts, strict=True)
+    runs = [(size, cumulative_frequencies(part)) for size, part in pairs if size]
+    coded = np.split(decode(_words(codes), runs), np.cumsum(sizes)[:-1])
+    symbols = np.empty((num_rows, num_columns), "int32")
+    for block, values in zip(blocks, coded, strict=True):
+        symbols[block] = values.reshape(symbols[block].shape)
+    return symbols.ravel()
+
+
+def _coded(entry, decode, table, codes, remainders, *classes):
     octave, size = entry["octave"], math.prod(entry["shape"])
-    first = int(bins([entry["min"]], octave)[0][0])
-    symbols = decode(np.frombuffer(codes, "<u4"), size, cumulative_frequencies(table))
-    bin_ = np.arange(len(table)) + first
+    first, last = bins([entry["min"], entry["max"]], octave)[0].tolist()
+    if classes:
+        symbols = _blocks(entry, decode, bytes(table), codes, *map(bytes, classes))
+    else:
+        symbols = decode(_words(codes), [(size, cumulative_frequencies(table))])
+    bin_ = np.arange(first, last + 1)
     negative = bin_ < 0
     bin_ = np.where(negative, -1 - bin_, bin_)
     exponent = np.maximum((bin_ >> octave) - 1, 0)

@@ -144,7 +144,7 @@ def _check_safe(configuration, error):
 
 def plain_variables(model):
     """Return the variables of a model in their order, without the scales of quantized parameters."""
-    scales = {id(quantizer.scale) for _, quantizer in quantized_parameters(model)}
+    scales = {id(quantizer.scale_weight) for _, quantizer in quantized_parameters(model)}
     return [variable for variable in model.variables if id(variable) not in scales]
 
 
@@ -199,17 +199,23 @@ def _match(model, tensors):
             if quantizer is None:
                 raise FileFormatError(f"{tensor.name} has integers, but the model does not quantize it")
             pairs.append((variable, _middle(tensor.integers, tensor.scale, quantizer.rounding)))
-            pairs.append((quantizer.scale, tensor.scale))
+            pairs.append(_scale_pair(quantizer, tensor.name, tensor.scale))
             continue
         pairs.append((variable, tensor.values))
         if quantizer is not None:
-            left.append(quantizer.scale)
+            left.append(quantizer)
     expected = len(plain) + len(left)
     reader.check(len(tensors) == expected, f"it has {len(tensors)} arrays, and the model needs {expected}")
-    pairs += [(scale, tensor.values) for scale, tensor in zip(left, tensors[len(plain) :], strict=True)]
+    for quantizer, tensor in zip(left, tensors[len(plain) :], strict=True):
+        pairs.append(_scale_pair(quantizer, tensor.name, tensor.values))
     for variable, value in pairs:
         reader.check(
             tuple(variable.shape) == value.shape,
             f"{variable.path} has the shape {tuple(variable.shape)} in the model and {value.shape} in the file",
         )
     return pairs
+
+
+def _scale_pair(quantizer, name, scale):
+    reader.check(bool(np.all(scale > 0)), f"{name} has a scale that is not positive")
+    return quantizer.scale_weight, quantizer.scale_weight_of(scale)

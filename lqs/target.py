@@ -1,0 +1,117 @@
+"""`TargetSize`: ask for the size of the file, not for the rate of a penalty."""
+
+import math
+import warnings
+
+import keras
+
+from lqs.penalties import Penalty
+from lqs.sizes import file_bytes, fp32_bytes, size_report
+
+RATE_RANGE = 1e6  # how far from where it starts a rate may go, either way
+
+
+class TargetSize(keras.callbacks.Callback):
+    """Steers the rate of the penalties during `fit`, so that the `.lqs` file gets the size that is asked for.
+
+    The size is that of the file that `lqs.save` would write. It follows a reference that falls, in equal ratios, from the
+    size at first to the target during the first part of the training, and stays there. With the error
+    `e = log(size / reference)`, every update multiplies all rates by
+
+        exp(integral * e + proportional * (e - e of the update before))
+
+    a proportional-integral controller of the logarithm of the rate.
+
+    Args:
+        bytes: size of the file to end at.
+        ratio: instead, how many times smaller it is to be than the float32 parameters of the float network.
+        num_updates: number of updates over the whole training, evenly spaced.
+        ramp: share of the training in which the reference falls.
+        integral, proportional: gains of the controller.
+        tolerance: relative error of the size at the end from which on a warning is given.
+
+    Attributes:
+        history: list of `(share of the training, size, reference, rate)`, one for each update.
+
+    Raises:
+        ValueError: if not exactly one of `bytes` and `ratio` is given, or an argument is out of range; when training
+            starts, if the model has no penalty with a positive rate, or what is not integers alone takes more.
+
+    Example:
+
+    >>> TargetSize(bytes=3000).bytes
+    3000
+    """
+
+    def __init__(
+        self, bytes=None, ratio=None, num_updates=100, ramp=0.4, integral=0.15, proportional=0.6, tolerance=0.03
+    ):
+        super().__init__()
+        if (bytes is None) == (ratio is None):
+            raise ValueError(f"Give one of `bytes` and `ratio`. Received: bytes={bytes!r}, ratio={ratio!r}")
+        numbers = {"bytes": bytes, "ratio": ratio, "num_updates": num_updates, "tolerance": tolerance}
+        for name, value in numbers.items():
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < value < math.inf):
+                raise ValueError(f"Argument `{name}` must be a positive number. Received: {name}={value!r}")
+        if not 0 <= ramp < 1:
+            raise ValueError(f"Argument `ramp` must be a share, from 0 to less than 1. Received: ramp={ramp!r}")
+        self.bytes, self.ratio, self.num_updates, self.ramp = bytes, ratio, num_updates, ramp
+        self.integral, self.proportional, self.tolerance = integral, proportional, tolerance
+
+    def on_train_begin(self, logs=None):
+        self.penalties = [layer for layer in self.model._flatten_layers() if isinstance(layer, Penalty)]
+        rates = {float(penalty.rate) for penalty in self.penalties}
+        if not rates or min(rates) <= 0:
+            raise ValueError(
+                "Callback `TargetSize` needs a model whose penalties have positive rates to start from. "
+                f"Received: rates {sorted(rates)}"
+            )
+        self.target = self.bytes or fp32_bytes(self.model) / self.ratio
+        fixed = self._fixed_bytes()
+        if self.target <= fixed:
+            raise ValueError(
+                f"The requested size must be more than the {fixed:,} bytes of what is not integers: header, scales and "
+                f"parameters that are not quantized. Received: {self.target:,.0f} bytes"
+            )
+        self.lowest, self.highest = min(rates) / RATE_RANGE, max(rates) * RATE_RANGE
+        self.first_size, self.error, self.history = file_bytes(self.model), 0.0, []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        share = (self.epoch + (batch + 1) / (self.params["steps"] or math.inf)) / self.params["epochs"]
+        if share * self.num_updates >= len(self.history) + 1:
+            self._update(share)
+
+    def on_epoch_end(self, epoch, logs=None):
+        share = (epoch + 1) / self.params["epochs"]
+        if share * self.num_updates >= len(self.history) + 1:
+            self._update(share)
+
+    def on_train_end(self, logs=None):
+        size = file_bytes(self.model)
+        if abs(size / self.target - 1) > self.tolerance:
+            warnings.warn(
+                f"The file takes {size:,} bytes, and {self.target:,.0f} were asked for: "
+                "train longer, or ask for a size that this network and task admit.",
+                stacklevel=2,
+            )
+
+    def _update(self, share):
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # during an epoch the variables lag behind
+        size = file_bytes(self.model)
+        left = max(0.0, 1 - share / self.ramp) if self.ramp else 0.0
+        reference = self.target * (self.first_size / self.target) ** left
+        error = math.log(size / reference)
+        factor = math.exp(self.integral * error + self.proportional * (error - self.error))
+        for penalty in self.penalties:
+            penalty.rate.assign(min(max(factor * float(penalty.rate), self.lowest), self.highest))
+        self.error = error
+        self.history.append((share, size, reference, float(self.penalties[0].rate)))
+
+    def _fixed_bytes(self):
+        sizes = size_report(self.model)["file_bytes"]
+        return int(sizes[["scales", "other variables", "header"]].sum())
