@@ -6,7 +6,16 @@ import json
 import math
 
 from lqs.granularity import GRANULARITIES
+from lqs.nested import MIN_SCALE, PARAMETRIZATIONS
+from lqs.penalties import CODES
 
+COMPACT = {
+    "schedule": "cosine",
+    "input_scale": 1 / 255,
+    "rounding": "nearest",
+    "parametrization": "log",
+    "initial_scale": 0.002,
+}
 # protocol: dataset: the fields that it fixes. `laptop` and `smoke` keep the thesis's product of learning rate and
 # steps, which bounds how far a scale can travel under Adam.
 PROTOCOLS: dict[str, dict[str, dict]] = {
@@ -33,10 +42,17 @@ PROTOCOLS: dict[str, dict[str, dict]] = {
             "backend": "tensorflow",
         },
     },
+    # Beyond the thesis: normalized pixels, a decaying learning rate, and scales that
+    # are rounded to nearest and learned as logarithms.
+    "compact": {
+        "mnist": {"epochs": 60, "batch_size": 128, "learning_rate": 2e-3, **COMPACT},
+        "cifar10": {"epochs": 12, "batch_size": 128, "learning_rate": 2e-3, "backend": "tensorflow", **COMPACT},
+        "digits": {"epochs": 40, "batch_size": 32, "learning_rate": 5e-3, **COMPACT},
+    },
     "smoke": {"digits": {"epochs": 10, "batch_size": 32, "learning_rate": 8e-3}},
 }
 NETWORK_OF_DATASET = {"mnist": "dense", "digits": "dense", "cifar10": "cifar10", "imagenette": "imagenette"}
-SCHEDULES = ("constant", "steps")
+SCHEDULES = ("constant", "steps", "cosine")
 REGIMES = ("scratch", "pretrained")
 # method: (rule, penalty). The strength is the rule's threshold for `nested`, the penalty's rate otherwise.
 METHODS = {
@@ -45,6 +61,7 @@ METHODS = {
     "max_bin": ("frozen", "max_bin"),
     "inverse": ("frozen", "inverse"),
     "difference": ("frozen", "difference"),
+    "code_length": ("straight_through", "code_length"),
 }
 
 
@@ -66,8 +83,13 @@ class Config:
         epsilon: Adam's.
         backend: Keras backend, since the same seed gives other random numbers on another one.
         schedule: of the learning rate: `"constant"`, or `"steps"`: times 0.5 after 40 % of the epochs and times 0.2
-            more after 60 %.
+            more after 60 %, or `"cosine"`: down to nearly zero along half a cosine, epoch by epoch.
         image_size: height and width of the images, `None` for the data set's own.
+        input_scale: factor of the pixel values, which are at most 255.
+        parametrization, initial_scale: of `lqs.NestedQuantization`.
+        code: of `lqs.CodeLengthPenalty`.
+        target_ratio: `None`, or how many times smaller than its float32 parameters the file is to be, for
+            `lqs.TargetSize`, which then moves the strength.
     """
 
     dataset: str
@@ -87,6 +109,11 @@ class Config:
     backend: str = "jax"
     schedule: str = "constant"
     image_size: int | None = None
+    input_scale: float = 1.0
+    parametrization: str = "linear"
+    initial_scale: float = MIN_SCALE
+    code: str = "geometric"
+    target_ratio: float | None = None
 
     def __post_init__(self):
         choices = {
@@ -96,13 +123,17 @@ class Config:
             "rounding": ("floor", "nearest"),
             "backend": ("jax", "tensorflow"),
             "schedule": SCHEDULES,
+            "parametrization": PARAMETRIZATIONS,
+            "code": tuple(CODES),
         }
         for name, known in choices.items():
             received = getattr(self, name)
             if received not in known:
                 raise ValueError(f"Argument `{name}` must be one of {known}. Received: {name}={received!r}")
-        for name in ("strength", "learning_rate", "epsilon"):
+        for name in ("strength", "learning_rate", "epsilon", "input_scale", "initial_scale", "target_ratio"):
             received = getattr(self, name)
+            if name == "target_ratio" and received is None:
+                continue
             if not isinstance(received, (int, float)) or not (math.isfinite(received) and received >= 0):
                 raise ValueError(f"Argument `{name}` must be finite and >= 0. Received: {name}={received!r}")
         for name in ("epochs", "batch_size", "image_size"):
@@ -178,6 +209,6 @@ def make_config(
 
 def float_config(config):
     """Return the configuration of the float baseline of `config`: same network, protocol, seed and backend."""
-    kept = ("epochs", "batch_size", "learning_rate", "epsilon", "backend", "schedule", "image_size")
+    kept = ("epochs", "batch_size", "learning_rate", "epsilon", "backend", "schedule", "image_size", "input_scale")
     overrides = {name: getattr(config, name) for name in kept}
     return make_config(config.dataset, "float", seed=config.seed, protocol=config.protocol, **overrides)

@@ -21,6 +21,7 @@ METHOD_LABELS = {
     "max_bin": "MaxBin",
     "inverse": "Inverse",
     "difference": "Difference",
+    "code_length": "CodeLength",
 }
 PUBLISHED = {"color": "0.55", "marker": "x", "linestyle": "none", "label": "published", "zorder": 1}
 QUANTITY_LABELS = {

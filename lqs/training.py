@@ -26,13 +26,20 @@ from lqs.records import RUNS, read_record, write_record
 from lqs.saving import save
 from lqs.sizes import file_bytes, fp32_bytes
 from lqs.statistics import histogram, integer_statistics, model_integers, quantized_parameters, zipped_bytes
+from lqs.target import TargetSize
 from lqs.wrapping import quantize
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "raw" / "weights"
+RULES = {
+    "gradient_ratio": lambda config: rules.GradientRatio(config.strength, config.update_stalled),
+    "frozen": lambda config: rules.Frozen(),
+    "straight_through": lambda config: rules.StraightThrough(),
+}
 PENALTIES = {
-    "max_bin": penalties.MaxBinPenalty,
-    "inverse": penalties.InversePenalty,
-    "difference": penalties.DifferencePenalty,
+    "max_bin": lambda config: penalties.MaxBinPenalty(config.strength),
+    "inverse": lambda config: penalties.InversePenalty(config.strength),
+    "difference": lambda config: penalties.DifferencePenalty(config.strength),
+    "code_length": lambda config: penalties.CodeLengthPenalty(config.strength, config.code),
 }
 STEPS = ((0.4, 0.5), (0.6, 0.2))  # share of the epochs, factor of the learning rate from then on
 VALIDATION_BATCH_SIZE = 1000
@@ -155,10 +162,11 @@ def fit(config, model, dataset):
     keras.utils.set_random_seed(config.seed)
     integers = IntegerHistory()
     schedule = keras.callbacks.LearningRateScheduler(functools.partial(scheduled_learning_rate, config))
+    target = [] if config.target_ratio is None else [TargetSize(ratio=config.target_ratio)]
     history = model.fit(
         **batches(config, dataset),
         epochs=config.epochs,
-        callbacks=[integers, schedule],
+        callbacks=[integers, schedule, *target],
         verbose=0,
     ).history
     del history["learning_rate"]
@@ -176,6 +184,8 @@ def batches(config, dataset):
         train, test = dataset.as_tf_data(config.batch_size, config.seed, augment=True)
         return {"x": train, "shuffle": False, "validation_data": test}
     x_train, x_test = (np.asarray(images, "float32") for images in (dataset.x_train, dataset.x_test))
+    if config.input_scale != 1:
+        x_train, x_test = x_train * np.float32(config.input_scale), x_test * np.float32(config.input_scale)
     return {
         "x": x_train,
         "y": dataset.y_train,
@@ -198,6 +208,8 @@ def scheduled_learning_rate(config, epoch, *_):
     factor = 1.0
     if config.schedule == "steps":
         factor = math.prod(step for share, step in STEPS if epoch >= share * config.epochs)
+    elif config.schedule == "cosine":
+        factor = 0.5 + 0.5 * math.cos(math.pi * epoch / config.epochs)
     return factor * config.learning_rate
 
 
@@ -246,11 +258,9 @@ def environment():
 
 
 def _quantizer(config, granularity):
-    if config.penalty is None:
-        rule, penalty = rules.GradientRatio(config.strength, config.update_stalled), None
-    else:
-        rule, penalty = rules.Frozen(), PENALTIES[config.penalty](config.strength)
-    return NestedQuantization(granularity, rule, penalty, config.rounding)
+    penalty = PENALTIES[config.penalty](config) if config.penalty else None
+    scale = {"initial_scale": config.initial_scale, "parametrization": config.parametrization}
+    return NestedQuantization(granularity, RULES[config.rule](config), penalty, config.rounding, **scale)
 
 
 def _describe(variable, quantizer):
