@@ -10,7 +10,7 @@ from lqs.coclustering import block_counts, cocluster
 from lqs.files import write_atomically
 from lqs.reader import (
     CHECKSUM,
-    DICTIONARY,
+    DICTIONARIES,
     MAGIC,
     MAX_BINS,
     MAX_OCTAVE,
@@ -39,7 +39,7 @@ def pack(model, tensors):
     """
     header = {"model": model, "tensors": [entry for entry, _ in tensors]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    stored = _deflate(text, DICTIONARY)
+    stored = _deflate(text, DICTIONARIES[VERSION])
     sections = [section for _, sections in tensors for section in sections]
     content = b"".join([PREFIX.pack(MAGIC, VERSION, len(stored), len(text)), stored, *sections])
     return content + CHECKSUM.pack(zlib.crc32(content))

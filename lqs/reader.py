@@ -2,14 +2,14 @@ r"""Reader of `.lqs` files that needs NumPy alone, so that a file outlives Keras
 
     python lqs/reader.py model.lqs            # a table of the tensors
 
-The format, version 2; all numbers are little-endian:
+The format, version 2 (version 1 has the dictionary `header_v1.dict` and no `blocks`); all numbers are little-endian:
 
 | bytes | content |
 | --- | --- |
 | 4 | `\x93LQS` |
 | 1 | version |
 | 4, 4 | length of the header as stored, and inflated |
-| | header: JSON, deflated (no zlib frame) with the preset dictionary `header_v1.dict`, a file beside this one |
+| | header: JSON, deflated (no zlib frame) with the preset dictionary `header_v2.dict`, a file beside this one |
 | | sections: the bytes of the tensors, in the order of the header |
 | 4 | CRC-32 of everything before |
 
@@ -63,8 +63,8 @@ MAX_HEADER_BYTES = 2**26
 MAX_BYTES = 2**31
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 DTYPES = (*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
-# Pieces of headers of small models, as a preset dictionary for deflate. Part of the format: it never changes.
-DICTIONARY = Path(__file__).with_name("header_v1.dict").read_bytes()
+# Pieces of headers of small models, as a preset dictionary for deflate. Part of the format: they never change.
+DICTIONARIES = {version: Path(__file__).with_name(f"header_v{version}.dict").read_bytes() for version in KNOWN_VERSIONS}
 MAX_CLASSES = 16
 NUM_SECTIONS = {"raw": 1, "deflate": 1, "fixed": 1, "ans": 3, "blocks": 5}
 
@@ -211,7 +211,7 @@ def _split(content):
     check(zlib.crc32(content) == checksum, "it is damaged: the checksum is another")
     check(stored <= len(content) - PREFIX.size and inflated <= MAX_HEADER_BYTES, "the header is too long")
     end = PREFIX.size + stored
-    text = inflate(content[PREFIX.size : end], inflated, DICTIONARY)
+    text = inflate(content[PREFIX.size : end], inflated, DICTIONARIES[version])
     try:
         header = json.loads(text, object_pairs_hook=_unique_keys)
     except ValueError as error:  # also one that is not UTF-8
