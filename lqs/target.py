@@ -4,15 +4,11 @@ import math
 import warnings
 
 import keras
-import numpy as np
 
-from lqs.nested import MIN_SCALE, nested_layers
 from lqs.penalties import Penalty
 from lqs.sizes import file_bytes, fp32_bytes, size_report
 
 DRIFT = 0.1  # how much files still shrink, as a logarithm, once the learning rate decays
-NUDGE_FROM = 0.75  # share of the training from which on scales are changed directly
-NUDGE = 0.25
 RATE_RANGE = 1e6  # how far from where it starts a rate may go, either way
 
 
@@ -25,9 +21,8 @@ class TargetSize(keras.callbacks.Callback):
 
         exp(integral * e + proportional * (e - e of the update before))
 
-    a proportional-integral controller of the logarithm of the rate. In the last quarter, where a decayed learning rate
-    leaves the rate without effect, every update also multiplies all scales by `exp(nudge * e)`; `nudge` is 1/4 at first
-    and halved each time that the error changes its sign.
+    a proportional-integral controller of the logarithm of the rate. What has once become zero hardly comes back, so
+    start from a small rate, such as 1e-3, which the controller raises soon enough.
 
     Args:
         bytes: size of the file to end at.
@@ -51,7 +46,7 @@ class TargetSize(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, bytes=None, ratio=None, num_updates=100, ramp=0.5, integral=0.3, proportional=1.0, tolerance=0.03
+        self, bytes=None, ratio=None, num_updates=100, ramp=0.2, integral=0.3, proportional=1.0, tolerance=0.03
     ):
         super().__init__()
         if (bytes is None) == (ratio is None):
@@ -67,7 +62,6 @@ class TargetSize(keras.callbacks.Callback):
         self.integral, self.proportional, self.tolerance = integral, proportional, tolerance
 
     def on_train_begin(self, logs=None):
-        self.nested = [layer for layer in nested_layers(self.model) if layer.penalty is not None]
         self.penalties = [layer for layer in self.model._flatten_layers() if isinstance(layer, Penalty)]
         rates = {float(penalty.rate) for penalty in self.penalties}
         if not rates or min(rates) <= 0:
@@ -83,7 +77,7 @@ class TargetSize(keras.callbacks.Callback):
                 f"parameters that are not quantized. Received: {self.target:,.0f} bytes"
             )
         self.lowest, self.highest = min(rates) / RATE_RANGE, max(rates) * RATE_RANGE
-        self.first_size, self.error, self.nudge, self.history = file_bytes(self.model), 0.0, NUDGE, []
+        self.first_size, self.error, self.history = file_bytes(self.model), 0.0, []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
@@ -111,17 +105,12 @@ class TargetSize(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # during an epoch the variables lag behind
         size = file_bytes(self.model)
-        left = max(0.0, 1 - share / self.ramp) if self.ramp else 0.0
+        left = max(0.0, 1 - share / self.ramp) ** 2 if self.ramp else 0.0
         reference = self.target * (self.first_size / self.target) ** left * math.exp(DRIFT * (1 - share))
         error = math.log(size / reference)
         factor = math.exp(self.integral * error + self.proportional * (error - self.error))
         for penalty in self.penalties:
             penalty.rate.assign(min(max(factor * float(penalty.rate), self.lowest), self.highest))
-        if share > NUDGE_FROM:
-            self.nudge /= 2 if error * self.error < 0 else 1
-            for layer in self.nested:
-                scale = math.exp(self.nudge * error) * keras.ops.convert_to_numpy(layer.scale)
-                layer.scale_weight.assign(layer.scale_weight_of(np.maximum(scale, MIN_SCALE).astype(scale.dtype)))
         self.error = error
         self.history.append((share, size, reference, float(self.penalties[0].rate)))
 
