@@ -1,4 +1,7 @@
-"""Augmentation of images: the thesis's for Imagenette (section 4.1), by `tf.image`, which is seeded image by image."""
+"""Augmentation of images: the thesis's for Imagenette (section 4.1), seeded image by image.
+
+`augment` is for `tf.data`, by `tf.image`; `augment_on_device` draws from the same distribution inside a JAX step.
+"""
 
 CROP_FROM = 256 / 224  # the thesis takes crops of 224 pixels from images of 256
 MAX_BRIGHTNESS = 0.2  # of the range of pixel values
@@ -51,3 +54,42 @@ def augmented(examples, size, seed):
     seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
     pairs = tf.data.Dataset.zip(examples, seeds)
     return pairs.map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def augment_on_device(image, key, size):
+    """Return an image changed as by `augment`, which also gives the arguments, for use under `jax.jit` and `jax.vmap`.
+
+    `key` is a key of `jax.random`.
+    """
+    import jax
+    from jax import numpy as jnp
+
+    crop, flip, brightness, saturation = jax.random.split(key, 4)
+    corner = jax.random.randint(crop, (2,), 0, jnp.array(image.shape[:2]) - size + 1)
+    image = jax.lax.dynamic_slice(image, (*corner, 0), (size, size, 3)).astype("float32") / 255
+    image = jnp.where(jax.random.bernoulli(flip), image[:, ::-1], image)
+    image += jax.random.uniform(brightness, (), "float32", -MAX_BRIGHTNESS, MAX_BRIGHTNESS)
+    factor = jax.random.uniform(saturation, (), "float32", *SATURATION)
+    return 255 * saturate(jnp.clip(image, 0, 1), factor)
+
+
+def saturate(image, factor):
+    """Return `tf.image.adjust_saturation(image, factor)` of a float image in JAX, without its way over HSV.
+
+    With `V` the maximum of a pixel's channels and `S` its saturation, which has to stay below 1, every channel moves
+    away from the maximum or towards it:
+
+        S = (V - min) / V,    channel := V - (V - channel) * min(factor, 1 / S)
+
+    Example:
+
+    >>> import numpy as np
+    >>> saturate(np.array([0.5, 0.25, 0.375], "float32"), 2.0).tolist()
+    [0.5, 0.0, 0.25]
+    """
+    from jax import numpy as jnp
+
+    value = jnp.max(image, axis=-1, keepdims=True)
+    spread = value - jnp.min(image, axis=-1, keepdims=True)
+    factor = jnp.where(factor * spread > value, value / jnp.where(spread == 0, 1, spread), factor)
+    return value - (value - image) * factor

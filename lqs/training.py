@@ -101,17 +101,32 @@ def train(config, root=RUNS, weights=WEIGHTS):
     dataset = load_dataset(config)
     model = make_model(config, dataset.input_shape, dataset.num_classes, root, weights)
     history = fit(config, model, dataset)
+    keep(config, model, weights)
+    return describe(config, model, history, {**versions, "seconds": round(time.perf_counter() - start, 1)})
+
+
+def keep(config, model, weights=WEIGHTS):
+    """Write what was trained to `weights_path`: the weights of a float network, or a `.lqs` file."""
     path = weights_path(config, weights)
     if config.method == "float":
-        _save_weights(model, path)
+        write_arrays(path, *model.get_weights())
     else:
         save(model, path)
+
+
+def is_kept(config, root=RUNS, weights=WEIGHTS):
+    """Return whether both record and weights of a run are there; one that was killed may have left one of them."""
+    return read_record(config, root) is not None and weights_path(config, weights).exists()
+
+
+def describe(config, model, history, environment):
+    """Return the record of a run: its configuration, and what is known of the trained `model`."""
     return {
         "config": dataclasses.asdict(config),
-        "environment": {**versions, "seconds": round(time.perf_counter() - start, 1)},
+        "environment": environment,
         "history": history,
         "final": {**{key: values[-1] for key, values in history.items()}, **final_statistics(model)},
-        "parameters": [_describe(*pair) for pair in quantized_parameters(model)],
+        "parameters": [_describe_parameter(*pair) for pair in quantized_parameters(model)],
     }
 
 
@@ -170,9 +185,20 @@ def fit(config, model, dataset):
         verbose=0,
     ).history
     del history["learning_rate"]
+    return complete(history) | integers.history
+
+
+def complete(history):
+    """Return the losses and accuracies of a history, to six digits and with the cross entropies.
+
+    Example:
+
+    >>> complete({"loss": [1 / 3], "val_loss": [0.5]})
+    {'loss': [0.333333], 'val_loss': [0.5], 'cross_entropy': [0.333333], 'val_cross_entropy': [0.5]}
+    """
     if "cross_entropy" not in history:
         history = {**history, "cross_entropy": history["loss"], "val_cross_entropy": history["val_loss"]}
-    return {key: [float(f"{value:.6g}") for value in values] for key, values in history.items()} | integers.history
+    return {key: [float(f"{value:.6g}") for value in values] for key, values in history.items()}
 
 
 def batches(config, dataset):
@@ -250,7 +276,7 @@ def environment():
     packages = ("keras", "numpy", "jax", "tensorflow")
     return {
         "python": platform.python_version(),
-        **{f"{package}_version": importlib.metadata.version(package) for package in packages},
+        **{f"{package}_version": _version(package) for package in packages},
         "device": f"{platform.machine()} {_device()}",
         "cpus": os.cpu_count(),  # TensorFlow's sums depend on how many threads share them
         "commit": _commit(),
@@ -263,7 +289,7 @@ def _quantizer(config, granularity):
     return NestedQuantization(granularity, RULES[config.rule](config), penalty, config.rounding, **scale)
 
 
-def _describe(variable, quantizer):
+def _describe_parameter(variable, quantizer):
     """Return the entry of one quantized parameter in the record."""
     integers = keras.ops.convert_to_numpy(quantizer.integers(variable.value))
     scale = keras.ops.convert_to_numpy(quantizer.scale)
@@ -280,13 +306,11 @@ def _describe(variable, quantizer):
 def _baseline_weights(config, root, weights):
     """Return the trained weights of the float baseline of `config`, training it first if need be."""
     baseline = float_config(config)
-    path = weights_path(baseline, weights)
-    known = read_record(baseline, root)
-    if known is None or not path.exists():  # a run that was killed may have left one of them
+    if not is_kept(baseline, root, weights):
         record = train(baseline, root, weights)
-        if known is None:
+        if read_record(baseline, root) is None:
             write_record(record, root)
-    with np.load(path) as archive:
+    with np.load(weights_path(baseline, weights)) as archive:
         return [archive[name] for name in archive.files]
 
 
@@ -296,10 +320,19 @@ def weights_path(config, weights=WEIGHTS):
     return Path(weights) / config.dataset / f"{config.id}{suffix}"
 
 
-def _save_weights(model, path):
+def write_arrays(path, *arrays, **named):
+    """Write arrays as `numpy.savez` does, whole or not at all."""
     buffer = io.BytesIO()
-    np.savez(buffer, *model.get_weights())
+    np.savez(buffer, *arrays, **named)
     write_atomically(path, buffer.getvalue())
+
+
+def _version(package):
+    """Return the version of a package, `None` if it is not installed: JAX trains without TensorFlow."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _device():
