@@ -55,7 +55,8 @@ def make_epoch(configs, model, dataset):
     test_data = jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)
     is_augmented = config.image_size is not None
     change = functools.partial(augment_on_device, size=config.image_size) if is_augmented else None
-    train, test, statistics = make_training(model, change), _make_validation(model), _make_integer_statistics(model)
+    train, test = make_training(model, change, config.input_scale), _make_validation(model, config.input_scale)
+    statistics = _make_integer_statistics(model)
     test_orders = np.arange(len(dataset.x_test))[None]
     test_batch_size = config.batch_size if is_augmented else VALIDATION_BATCH_SIZE
     rate_index = [variable is model.optimizer.learning_rate for variable in model.optimizer.variables].index(True)
@@ -93,11 +94,11 @@ def example_order(seed, epoch, num_examples):
     return generator.permutation(num_examples)
 
 
-def make_training(model, change=None):
+def make_training(model, change=None, input_scale=1.0):
     """Return the compiled function that trains all members on batches, and also returns their losses and accuracies.
 
     Its arguments are the state, the examples `(batches, members, batch)`, a key for each member, images and labels.
-    `change`, if given, is a function `(image, key) -> image`.
+    `change`, if given, is a function `(image, key) -> image`; `input_scale` is the factor of the pixel values.
 
     What is differentiated is the sum of the members' losses, outside of `vmap`: the gradient of a kernel is then a
     convolution with a group of the *batch* for each member, for which XLA calls cuDNN. `vmap` of a gradient would make
@@ -113,7 +114,7 @@ def make_training(model, change=None):
 
         def total_loss(trainable):
             evaluate = jax.vmap(functools.partial(_evaluate, model, is_training=True))
-            logs, new_rest = evaluate(trainable, rest, batch, labels[indices])
+            logs, new_rest = evaluate(trainable, rest, input_scale * batch.astype("float32"), labels[indices])
             return jnp.sum(logs["loss"]), (logs, new_rest)
 
         gradients, (logs, rest) = jax.grad(total_loss, has_aux=True)(trainable)
@@ -126,7 +127,7 @@ def make_training(model, change=None):
     return jax.jit(train)
 
 
-def _make_validation(model):
+def _make_validation(model, input_scale):
     """Return the compiled function that evaluates all members on batches of the same examples `(batches, batch)`."""
 
     def test(state, order, images, labels):
@@ -134,7 +135,7 @@ def _make_validation(model):
 
         def test_batch(indices):
             evaluate = jax.vmap(functools.partial(_evaluate, model, is_training=False), in_axes=(0, 0, None, None))
-            return evaluate(trainable, rest, images[indices], labels[indices])[0]
+            return evaluate(trainable, rest, input_scale * images[indices].astype("float32"), labels[indices])[0]
 
         return jax.lax.map(test_batch, order)
 
@@ -144,7 +145,7 @@ def _make_validation(model):
 def _evaluate(model, trainable, rest, images, labels, is_training):
     """Return loss, cross entropy and accuracy of one member on a batch, and its variables that are not trained."""
     arguments = {"training": is_training, "return_losses": True}
-    logits, rest, losses = model.stateless_call(trainable, rest, images.astype("float32"), **arguments)
+    logits, rest, losses = model.stateless_call(trainable, rest, images, **arguments)
     cross_entropy = jnp.mean(keras.ops.sparse_categorical_crossentropy(labels, logits, from_logits=True))
     accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
     return {"loss": cross_entropy + sum(losses), "cross_entropy": cross_entropy, "accuracy": accuracy}, rest

@@ -189,6 +189,8 @@ def _validate(configs):
             raise ValueError(
                 f"Members of a population may differ in strength and seed alone. Received: {field.name} in {received}"
             )
+    if configs[0].target_ratio is not None:
+        raise ValueError(f"A population keeps its strengths. Received: target_ratio={configs[0].target_ratio!r}")
     if configs[0].backend != "jax":
         raise ValueError(f"Members of a population must be of backend 'jax'. Received: {configs[0].backend!r}")
 

@@ -97,8 +97,9 @@ def test_member_is_the_network_that_fit_trains(members, dataset, index):
     assert_as_by_fit(configs[index], index, state, history, dataset)
 
 
-def test_penalty_and_schedule(dataset):
-    configs = [small_config("max_bin", strength, schedule="steps", epochs=3, batch_size=35) for strength in (0.0, 1e-2)]
+def test_penalty_schedule_and_scaled_input(dataset):
+    settings = {"schedule": "steps", "epochs": 3, "batch_size": 35, "input_scale": 0.5}
+    configs = [small_config("max_bin", strength, **settings) for strength in (0.0, 1e-2)]
     assert training.scheduled_learning_rate(configs[0], 2) == pytest.approx(1e-4)
     _, state, history = train(configs, dataset)
     assert_as_by_fit(configs[1], 1, state, history, dataset)
