@@ -158,7 +158,7 @@ def beside_published(runs, published):
     ours = ours.groupby([*shared, "granularity", "regime"])["value"].mean().unstack(["granularity", "regime"])
     ours.columns = [", ".join(column) for column in ours.columns]
     theirs = published.melt(keys, quantities, "quantity", "published").dropna(subset=["strength", "published"])
-    return theirs.merge(ours.reset_index(), "left", shared)
+    return theirs.merge(ours.reset_index(), "left", shared).sort_values([*keys, "quantity"], ignore_index=True)
 
 
 def draw_pareto(axes, runs, size="unique", published=None, label_strengths=False):
@@ -210,6 +210,12 @@ def set_accuracy_scale(axes, ticks=(20, 50, 80, 90, 95, 97)):
     axes.set_yticks(ticks, labels=[str(tick) for tick in ticks])
 
 
+def set_linear_accuracy_scale(axes):
+    """Undo `set_accuracy_scale`, also on the axes that share theirs: for networks far from 100 percent."""
+    axes.set_yscale("linear")
+    axes.autoscale(axis="y")
+
+
 def draw_history(axes, runs, quantity, baseline=None, scale=1.0):
     """Draw a quantity over epochs, one line per strength, its mean over seeds, from light to dark.
 
@@ -228,6 +234,7 @@ def draw_history(axes, runs, quantity, baseline=None, scale=1.0):
     if baseline is not None and len(baseline):
         axes.plot(*_mean_history(baseline, quantity, scale), color="black", linestyle="--", label="float")
     axes.set(xlabel="epoch", ylabel=QUANTITY_LABELS[quantity])
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def pareto_figure(runs, granularities, published=None, label_strengths=False):

@@ -232,6 +232,14 @@ def test_accuracy_scale_gives_every_tenth_of_the_error_the_same_room(axes):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["20", "50", "80", "90", "95", "97"]
 
 
+def test_linear_accuracy_scale_fits_the_points(runs):
+    figure = figures.pareto_figure(runs.assign(granularity="row"), ["row"])
+    figures.set_linear_accuracy_scale(figure.axes[0])
+    for axes in figure.axes:  # both share the scale
+        low, high = axes.get_ylim()
+        assert axes.get_yscale() == "linear" and 40 < low < 50 and 95 < high < 100
+
+
 def test_pareto_figure_has_a_column_per_granularity(runs):
     runs = pd.concat([runs.assign(granularity="row"), runs.iloc[-1:].assign(granularity="scalar")])
     columns = ["granularity", "unique", "min", "max", "accuracy"]
@@ -259,6 +267,7 @@ def test_history_lines_are_means_over_seeds(axes):
         "1e-08": [pytest.approx((1, 10)), pytest.approx((2, 20))],
     }
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "validation accuracy / %")
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_history_of_the_baseline_is_dashed(axes):
