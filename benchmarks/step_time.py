@@ -19,7 +19,6 @@ import numpy as np
 
 import lqs
 from lqs.models import NETWORKS
-from lqs.training import jit_compile
 
 # name: (network, input shape, batch size, steps per round)
 SETTINGS = {"mnist": ("dense", (28, 28, 1), 32, 400), "cifar10": ("cifar10", (32, 32, 3), 128, 20)}
@@ -64,13 +63,7 @@ def variants(setting, with_peer):
         models["hgq2, defaults"] = hgq_network(setting)
     for model in models.values():
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(
-            keras.optimizers.Adam(1e-4),
-            loss,
-            metrics=["accuracy"],
-            steps_per_execution=STEPS_PER_EXECUTION,
-            jit_compile=jit_compile(model),
-        )
+        model.compile(keras.optimizers.Adam(1e-4), loss, metrics=["accuracy"], steps_per_execution=STEPS_PER_EXECUTION)
     return models
 
 

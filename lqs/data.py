@@ -141,7 +141,7 @@ def load(name, *, mirror=None, cache=None, size=160, train_size=None):
     if name not in _LOADERS:
         raise ValueError(f"Argument `name` must be one of {tuple(_LOADERS)}. Received: name={name!r}")
     sizes = {"train": size if train_size is None else train_size, "val": size}
-    for argument, received in (("train_size", sizes["train"]), ("size", size)):
+    for argument, received in (("size", size), ("train_size", sizes["train"])):
         if not isinstance(received, int) or isinstance(received, bool) or received < 1:
             raise ValueError(f"Argument `{argument}` must be a positive integer. Received: {argument}={received!r}")
     mirror = mirror or os.environ.get("LQS_MIRROR")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lqs.files import write_atomically
+from lqs.records import PUBLISHED_QUANTITIES
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 STYLE = Path(__file__).with_name("thesis.mplstyle")
@@ -115,6 +116,52 @@ def seed_statistics(runs, keys, quantities):
     return pd.DataFrame({**columns, "num_seeds": groups["seed"].nunique()}).reset_index()
 
 
+def settings_table(runs, keys, digits):
+    """Return one row per combination of `keys`: means over seeds as text, `mean ± deviation` where there are several.
+
+    Args:
+        runs: table of records.
+        keys: columns that tell settings apart.
+        digits: `{column: number of decimals}`.
+
+    Example:
+
+    >>> runs = pd.DataFrame({"strength": [0.0, 0.0, 1e-9], "seed": [1, 2, 1], "unique": [4, 6, 3]})
+    >>> settings_table(runs, ["strength"], {"unique": 1}).values.tolist()
+    [['0', '5.0 ± 1.4'], ['1e-09', '3.0']]
+    """
+    statistics = seed_statistics(runs, keys, list(digits))
+    table = statistics[keys].copy()
+    if "strength" in keys:
+        table["strength"] = table["strength"].map("{:g}".format)
+    for name, places in digits.items():
+        columns = (statistics[name], statistics[f"{name}_std"], statistics["num_seeds"])
+        rows = zip(*columns, strict=True)
+        table[name] = [f"{mean:.{places}f}" + f" ± {std:.{places}f}" * (seeds > 1) for mean, std, seeds in rows]
+    return table
+
+
+def beside_published(runs, published):
+    """Return the published values, one per row, and ours of the same method and strength, whatever the granularity.
+
+    Args:
+        runs: table of records of one dataset.
+        published: table of `lqs.records.read_published`; values whose strength is not named are left out.
+
+    Returns:
+        Table with the keys of the published value, `quantity`, `published`, and a column of means over seeds for each
+        granularity and regime of ours, such as `channel, scratch`.
+    """
+    quantities = list(PUBLISHED_QUANTITIES)
+    keys, shared = ["method", "granularity", "regime", "strength"], ["method", "strength", "quantity"]
+    ours = runs.assign(accuracy=100 * runs["val_accuracy"], zip_megabytes=runs["zip_bytes"] / 1e6)
+    ours = ours.melt(keys, quantities, "quantity").astype({"value": float}).dropna(subset="value")
+    ours = ours.groupby([*shared, "granularity", "regime"])["value"].mean().unstack(["granularity", "regime"])
+    ours.columns = [", ".join(column) for column in ours.columns]
+    theirs = published.melt(keys, quantities, "quantity", "published").dropna(subset=["strength", "published"])
+    return theirs.merge(ours.reset_index(), "left", shared).sort_values([*keys, "quantity"], ignore_index=True)
+
+
 def draw_pareto(axes, runs, size="unique", published=None, label_strengths=False):
     """Draw accuracy against integers: one point per strength and method, its seeds' spread, and each front.
 
@@ -125,7 +172,7 @@ def draw_pareto(axes, runs, size="unique", published=None, label_strengths=False
         axes: matplotlib axes.
         runs: table of records of one dataset and granularity, several methods, strengths, regimes and seeds.
         size: `"unique"` or `"range"`.
-        published: table with the columns `size` and `accuracy` in percent, or `None`.
+        published: table with the columns `size` and `accuracy` in percent, or `None`; others may be missing.
         label_strengths: whether to write the strength beside the points of the runs from scratch.
     """
     colors = method_colors()
@@ -164,6 +211,12 @@ def set_accuracy_scale(axes, ticks=(20, 50, 80, 90, 95, 97)):
     axes.set_yticks(ticks, labels=[str(tick) for tick in ticks])
 
 
+def set_linear_accuracy_scale(axes):
+    """Undo `set_accuracy_scale`, also on the axes that share theirs: for networks far from 100 percent."""
+    axes.set_yscale("linear")
+    axes.autoscale(axis="y")
+
+
 def draw_history(axes, runs, quantity, baseline=None, scale=1.0):
     """Draw a quantity over epochs, one line per strength, its mean over seeds, from light to dark.
 
@@ -182,6 +235,7 @@ def draw_history(axes, runs, quantity, baseline=None, scale=1.0):
     if baseline is not None and len(baseline):
         axes.plot(*_mean_history(baseline, quantity, scale), color="black", linestyle="--", label="float")
     axes.set(xlabel="epoch", ylabel=QUANTITY_LABELS[quantity])
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def pareto_figure(runs, granularities, published=None, label_strengths=False):
@@ -198,7 +252,7 @@ def pareto_figure(runs, granularities, published=None, label_strengths=False):
         part = runs[runs["granularity"] == granularity]
         values = None if published is None else published[published["granularity"] == granularity]
         draw_pareto(axes[0, column], part, "unique", values, label_strengths)
-        draw_pareto(axes[1, column], part, "range")
+        draw_pareto(axes[1, column], part, "range", None if published is None else add_range(values))
         axes[0, column].set_title(granularity)
     _label_outside(figure, axes, ncols=3)
     return figure
@@ -240,6 +294,21 @@ def draw_histograms(axes, parameters, color):
         ax.stairs(bins["counts"], edges, fill=True, color=color)
         size = " x ".join(str(length) for length in parameter["shape"])
         ax.set(title=f"{parameter['name']}\n{size}", xlabel="integer", ylabel="count", yscale="log")
+
+
+def histogram_figure(parameters, color, num_columns):
+    """Return a figure of `draw_histograms`, of the parameters of rank 2 and up: biases are left out."""
+    kernels = [parameter for parameter in parameters if len(parameter["shape"]) > 1]
+    num_rows = -(-len(kernels) // num_columns)
+    figure, axes = plt.subplots(num_rows, num_columns, figsize=(5.9, 1.5 * num_rows), squeeze=False)
+    draw_histograms(axes.flat[: len(kernels)], kernels, color)
+    for ax in axes.flat[len(kernels) :]:
+        ax.remove()
+    for ax in axes[:, 1:].flat:
+        ax.set_ylabel("")
+    for ax in axes[:-1].flat:
+        ax.set_xlabel("")
+    return figure
 
 
 def _mean_history(runs, quantity, scale):

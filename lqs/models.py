@@ -76,7 +76,7 @@ def imagenette_network(input_shape, num_classes):
     Example:
 
     >>> imagenette_network((224, 224, 3), 10).count_params()
-    11195786
+    11196042
     """
     inputs = keras.Input(input_shape)
     features = layers.Conv2D(64, 7, strides=2, padding="same", **_initializers(), name="stem")(inputs)

@@ -3,6 +3,7 @@
 `data/README.md` gives the meaning of each field.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from lqs.files import write_atomically
 DATA = Path(__file__).resolve().parent.parent / "data"
 RUNS = DATA / "runs"
 PUBLISHED = DATA / "published.csv"
+PUBLISHED_QUANTITIES = ("accuracy", "unique", "min", "max", "zip_megabytes")
+# What notebooks ask every table for, but a float run lacks.
+STATISTICS = ("unique", "min", "max", "zeros", "entropy_bits")
 
 
 def record_path(config, root=RUNS):
@@ -61,15 +65,19 @@ def read_records(root=RUNS, dataset="*"):
 
 
 def to_table(records):
-    """Return the table of `read_records` for the given records."""
-    return pd.DataFrame([_row(record) for record in records])
+    """Return the table of `read_records` for the given records; without any, it has the columns all the same."""
+    table = pd.DataFrame([_row(record) for record in records])
+    known = [field.name for field in dataclasses.fields(Config)]
+    known += ["seconds", "val_accuracy", "val_cross_entropy", *STATISTICS, "zip_bytes", "fp32_bytes", "file_bytes"]
+    missing = [name for name in [*known, "history", "parameters"] if name not in table]
+    return table.assign(**dict.fromkeys(missing, float("nan")))
 
 
 def read_published(dataset, path=PUBLISHED):
     """Return the thesis's values for one dataset, one row per setting, a column per quantity.
 
     They are read from the submitted text and off its plots, to about two digits. Accuracies are in percent,
-    sizes in 10**6 bytes.
+    sizes in 10**6 bytes. What the text does not name (a granularity, a regime, a strength) is missing.
 
     Example:
 
@@ -80,7 +88,8 @@ def read_published(dataset, path=PUBLISHED):
     values = pd.read_csv(path)
     keys = ["method", "granularity", "regime", "strength"]
     rows = values[values["dataset"] == dataset].set_index([*keys, "quantity"])["value"]
-    return rows.unstack("quantity").reset_index().rename_axis(columns=None)
+    table = rows.unstack("quantity").reindex(columns=list(PUBLISHED_QUANTITIES))
+    return table.reset_index().rename_axis(columns=None)
 
 
 def _load(path):
@@ -96,4 +105,4 @@ def _row(record):
     config = Config(**record["config"])
     derived = {"id": config.id, "rule": config.rule, "penalty": config.penalty}
     lists = {"history": record["history"], "parameters": record["parameters"]}
-    return {**record["config"], **derived, **record["environment"], **record["final"], **lists}
+    return {**dataclasses.asdict(config), **derived, **record["environment"], **record["final"], **lists}

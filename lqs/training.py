@@ -158,18 +158,8 @@ def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=metrics,
         steps_per_execution=STEPS_PER_EXECUTION,
-        jit_compile=jit_compile(model),
     )
     return model
-
-
-def jit_compile(model):
-    """Return the argument `jit_compile` of `compile`: Keras's default, but no XLA for TensorFlow's convolutions.
-
-    On a CPU, XLA makes a training step of the CIFAR-10 network several times slower than TensorFlow's own kernels.
-    """
-    has_convolution = any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers())
-    return "auto" if not (has_convolution and keras.backend.backend() == "tensorflow") else False
 
 
 def fit(config, model, dataset):

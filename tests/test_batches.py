@@ -153,6 +153,13 @@ def test_failed_curve_is_reported_and_the_others_are_trained(checkout):
         assert f"Granularity '{granularity}' needs a parameter tensor of rank 3 or more." in output
 
 
+def test_runs_leaves_out_what_is_trained_by_name_only(checkout):
+    (checkout.folder / "grid.yaml").write_text(yaml.safe_dump({"imagenette": GRID["good"], "other": GRID["partly"]}))
+    code, output = checkout.make("runs", "--dry-run")
+    assert code == 0, output
+    assert set(re.findall(r"^rule (\w+)/", output, re.MULTILINE)) == {"other"}, output
+
+
 def test_figures_executes_every_notebook_again(checkout):
     notebooks = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
     (checkout.folder / "executed").mkdir()

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lqs.configs import METHODS, Config, float_config, make_config
+from lqs.configs import METHODS, PROTOCOLS, Config, float_config, make_config
 
 # A value other than the one that `make_config("mnist", "nested", 1e-10, "row")` has, for every field.
 OTHER_VALUES = {
@@ -23,6 +23,8 @@ OTHER_VALUES = {
     "update_stalled": False,
     "epsilon": 1e-8,
     "backend": "tensorflow",
+    "schedule": "steps",
+    "image_size": 64,
 }
 
 
@@ -44,6 +46,7 @@ def test_ids_are_those_of_committed_records(arguments, known_id):
 
 def test_field_at_its_default_leaves_the_id(config):
     defaults = {"rounding": "floor", "update_stalled": True, "epsilon": 1e-7, "backend": "jax"}
+    defaults |= {"schedule": "constant", "image_size": None}
     assert {f.name for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING} == set(defaults)
     assert make_config("mnist", "nested", 1e-10, "row", **defaults).id == config.id
 
@@ -66,15 +69,35 @@ def test_whole_number_is_the_same_strength():
 @pytest.mark.parametrize(
     "protocol, dataset, values",
     [
-        ("thesis", "mnist", (20, 32, 1e-4)),
-        ("laptop", "mnist", (4, 32, 5e-4)),
-        ("smoke", "digits", (10, 32, 8e-3)),
+        ("thesis", "mnist", {"epochs": 20, "batch_size": 32, "learning_rate": 1e-4}),
+        ("thesis", "cifar10", {"epochs": 100, "batch_size": 128, "learning_rate": 1e-4}),
+        (
+            "thesis",
+            "imagenette",
+            {"epochs": 100, "batch_size": 64, "learning_rate": 1e-4, "schedule": "steps", "image_size": 224},
+        ),
+        ("laptop", "mnist", {"epochs": 1, "batch_size": 32, "learning_rate": 2e-3, "backend": "jax"}),
+        ("laptop", "cifar10", {"epochs": 5, "batch_size": 128, "learning_rate": 2e-3, "backend": "tensorflow"}),
+        (
+            "laptop",
+            "imagenette",
+            {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3, "schedule": "steps", "image_size": 64},
+        ),
+        ("smoke", "digits", {"epochs": 10, "batch_size": 32, "learning_rate": 8e-3}),
     ],
 )
 def test_protocol_fills_in_its_values(protocol, dataset, values):
     config = make_config(dataset, "float", protocol=protocol)
-    assert (config.epochs, config.batch_size, config.learning_rate) == values
-    assert (config.network, config.protocol) == ("dense", protocol)
+    assert {name: getattr(config, name) for name in values} == values
+    network = {"mnist": "dense", "digits": "dense"}.get(dataset, dataset)
+    assert (config.network, config.protocol) == (network, protocol)
+
+
+@pytest.mark.parametrize("dataset", PROTOCOLS["laptop"])
+def test_laptop_protocol_keeps_the_product_of_learning_rate_and_epochs(dataset):
+    thesis, laptop = (make_config(dataset, "float", protocol=protocol) for protocol in ("thesis", "laptop"))
+    assert laptop.epochs * laptop.learning_rate == pytest.approx(thesis.epochs * thesis.learning_rate)
+    assert (laptop.batch_size, laptop.schedule) == (thesis.batch_size, thesis.schedule)  # so steps are as epochs
 
 
 def test_overrides_win():
@@ -112,6 +135,9 @@ def test_method_stands_for_rule_and_penalty(method, rule, penalty):
         ("learning_rate", float("inf"), "`learning_rate` must be finite and >= 0. Received: learning_rate=inf"),
         ("epochs", 0, "`epochs` must be a positive integer. Received: epochs=0"),
         ("epochs", True, "`epochs` must be a positive integer. Received: epochs=True"),
+        ("schedule", "cosine", "`schedule` must be one of .*'steps'.* Received: schedule='cosine'"),
+        ("image_size", 0, "`image_size` must be a positive integer. Received: image_size=0"),
+        ("image_size", "64", "`image_size` must be a positive integer. Received: image_size='64'"),
         ("batch_size", 32.0, "`batch_size` must be a positive integer. Received: batch_size=32.0"),
     ],
 )
@@ -120,7 +146,7 @@ def test_wrong_value_is_named(config, field, value, message):
         dataclasses.replace(config, **{field: value})
 
 
-@pytest.mark.parametrize("dataset, protocol", [("digits", "thesis"), ("mnist", "smoke"), ("mnist", "quick")])
+@pytest.mark.parametrize("dataset, protocol", [("digits", "thesis"), ("imagenette", "smoke"), ("mnist", "quick")])
 def test_protocol_without_the_dataset(dataset, protocol):
     message = f"must be among .*'thesis'.* Received: protocol='{protocol}', dataset='{dataset}'"
     with pytest.raises(ValueError, match=message):
@@ -141,6 +167,8 @@ def test_float_config_keeps_what_the_float_network_depends_on():
         "learning_rate": 0.5,
         "epsilon": 1e-8,
         "backend": "tensorflow",
+        "schedule": "steps",
+        "image_size": 32,
     }
     config = make_config(
         "mnist", "nested", 1e-9, "row", "pretrained", rounding="nearest", update_stalled=False, **settings

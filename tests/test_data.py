@@ -129,6 +129,12 @@ def test_wrong_size(size):
         data.load("imagenette", size=size)
 
 
+@pytest.mark.parametrize("size", [0, 1.5, "73"])
+def test_wrong_size_of_the_training_images(size):
+    with pytest.raises(ValueError, match=r"`train_size` must be a positive integer. Received: train_size="):
+        data.load("imagenette", train_size=size)
+
+
 def test_dataset_is_frozen_and_its_repr_is_short():
     digits = data.load("digits")
     with pytest.raises(AttributeError):
@@ -173,6 +179,51 @@ def test_tf_data_shuffles_training_examples_by_the_seed():
     assert all(first_of[image.tobytes()] == label for image, label in zip(images, labels, strict=True))
     np.testing.assert_array_equal(epochs(1)[0][1], labels)
     assert not np.array_equal(epochs(2)[0][1], labels)
+
+
+def make_images(number):
+    """Return a data set of `number` training images of 12 x 12, one test image of 8 x 8, and labels that count."""
+    generator = np.random.default_rng(1)
+    images = [
+        generator.integers(0, 256, (count, size, size, 3)).astype("uint8") for count, size in ((number, 12), (1, 8))
+    ]
+    labels = [np.arange(number, dtype="int32"), np.zeros(1, "int32")]
+    return data.Dataset("made", images[0], labels[0], images[1], labels[1], number, "made here")
+
+
+def test_augmented_images_have_the_size_of_the_test_images():
+    train, test = make_images(50).as_tf_data(16, shuffle_seed=3, augment=True)
+    assert int(train.cardinality()) == 4  # so that Keras knows the length of an epoch
+    batches = list(train.as_numpy_iterator())
+    assert [images.shape for images, _ in batches] == [(16, 8, 8, 3)] * 3 + [(2, 8, 8, 3)]
+    assert {images.dtype.name for images, _ in batches} == {"float32"}
+    assert min(images.min() for images, _ in batches) >= 0
+    assert 200 < max(images.max() for images, _ in batches) <= 255
+    labels = np.concatenate([labels for _, labels in batches])
+    assert sorted(labels) == list(range(50)) and list(labels) != sorted(labels)
+    assert next(test.as_numpy_iterator())[0].dtype == "uint8"
+
+
+def test_augmentation_is_decided_by_the_seed_and_new_in_each_epoch():
+    dataset = make_images(20)
+
+    def epochs(seed):
+        train, _ = dataset.as_tf_data(20, shuffle_seed=seed, augment=True)
+        parts = [next(train.as_numpy_iterator()) for _ in range(2)]
+        return [images[np.argsort(labels)] for images, labels in parts]  # in the order of the data set
+
+    first, second = epochs(1)
+    again = epochs(1)
+    np.testing.assert_array_equal(again[0], first)
+    np.testing.assert_array_equal(again[1], second)
+    for other in (second, epochs(2)[0]):
+        assert all(np.any(image != image_too) for image, image_too in zip(first, other, strict=True))
+
+
+def test_augmentation_needs_a_seed():
+    message = "`augment` needs a seed. Received: augment=True, shuffle_seed=None"
+    with pytest.raises(ValueError, match=message):
+        make_images(2).as_tf_data(2, augment=True)
 
 
 # MNIST: plain files.
@@ -313,6 +364,16 @@ def imagenette_cache(tmp_path, monkeypatch):
     archive = tmp_path / "imagenette" / "imagenette2-160.tar.xz"
     write_tar(archive, make_imagenette(monkeypatch), "w:xz")
     return archive.parent.parent
+
+
+def test_training_images_may_have_a_size_of_their_own(imagenette_cache):
+    imagenette = data.load("imagenette", cache=imagenette_cache, size=8, train_size=9)
+    assert imagenette.x_train.shape == (3, 9, 9, 3) and imagenette.x_test.shape == (3, 8, 8, 3)
+    assert imagenette.input_shape == (8, 8, 3)
+    assert [path.name.split("-", 1)[1] for path in sorted(imagenette_cache.rglob("*.npy"))] == [
+        "train-9.npy",
+        "val-8.npy",
+    ]
 
 
 def test_images_are_decoded_once(imagenette_cache, monkeypatch):

@@ -141,6 +141,24 @@ def test_seed_statistics():
     np.testing.assert_allclose(table["accuracy_std"], [np.sqrt(0.02), 0, 0])
 
 
+def test_settings_table_shows_the_spread_of_several_seeds():
+    runs = pd.DataFrame({"method": ["a", "a", "b"], "strength": [0, 0, 1e-9], "seed": [1, 2, 1], "unique": [2, 6, 7]})
+    table = figures.settings_table(runs, ["method", "strength"], {"unique": 1})
+    assert table.values.tolist() == [["a", "0", "4.0 ± 2.8"], ["b", "1e-09", "7.0"]]
+
+
+def test_published_values_stand_beside_ours_of_other_granularities(runs):
+    runs = runs.assign(granularity="channel", zip_bytes=160_000)
+    keys = {"method": "nested", "granularity": ["row", "scalar"], "regime": "scratch", "strength": [1e-8, np.nan]}
+    published = pd.DataFrame({**keys, "accuracy": [56.0, 1.0], "unique": 7.0, "min": np.nan, "max": np.nan})
+    table = figures.beside_published(runs, published.assign(zip_megabytes=[0.2, np.nan]))
+    assert table["quantity"].tolist() == ["accuracy", "unique", "zip_megabytes"]  # without those of unknown strength
+    assert table["published"].tolist() == [56, 7, 0.2]
+    assert table["channel, scratch"].tolist() == [pytest.approx(55), 6, 0.16]
+    assert table["channel, pretrained"].tolist() == [pytest.approx(95), 5, 0.16]
+    assert figures.beside_published(runs[:0], published.assign(zip_megabytes=0.2))["published"].tolist() == [56, 7, 0.2]
+
+
 def test_range_counts_both_ends(runs):
     assert figures.add_range(runs)["range"].tolist() == [120, 160, 4, 10, 5, 20]
 
@@ -214,16 +232,26 @@ def test_accuracy_scale_gives_every_tenth_of_the_error_the_same_room(axes):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["20", "50", "80", "90", "95", "97"]
 
 
+def test_linear_accuracy_scale_fits_the_points(runs):
+    figure = figures.pareto_figure(runs.assign(granularity="row"), ["row"])
+    figures.set_linear_accuracy_scale(figure.axes[0])
+    for axes in figure.axes:  # both share the scale
+        low, high = axes.get_ylim()
+        assert axes.get_yscale() == "linear" and 40 < low < 50 and 95 < high < 100
+
+
 def test_pareto_figure_has_a_column_per_granularity(runs):
     runs = pd.concat([runs.assign(granularity="row"), runs.iloc[-1:].assign(granularity="scalar")])
-    published = pd.DataFrame({"granularity": ["row", "scalar"], "unique": [8, 9], "accuracy": [93.0, 90.0]})
+    columns = ["granularity", "unique", "min", "max", "accuracy"]
+    published = pd.DataFrame([("row", 8, np.nan, np.nan, 93.0), ("scalar", 9, -5, 6, 90.0)], columns=columns)
     figure = figures.pareto_figure(runs, ["row", "scalar"], published)
     above, below = figure.axes[:2], figure.axes[2:]
     assert [axes.get_title() for axes in above] == ["row", "scalar"]
     assert [len(bars_of(axes)) for axes in above] == [3, 1] == [len(bars_of(axes)) for axes in below]
     assert bars_of(above[1])["Inverse, scratch"] == bars_of(below[1])["Inverse, scratch"]  # 20 integers from -10 to 9
     crosses = [[points_of(line) for line in axes.lines if line.get_label() == "published"] for axes in figure.axes]
-    assert crosses == [[[(8, 93)]], [[(9, 90)]], [], []]
+    assert crosses[:2] + crosses[3:] == [[[(8, 93)]], [[(9, 90)]], [[(12, 90)]]]
+    assert np.isnan(crosses[2][0][0][0])  # nobody has published the range
 
 
 def with_history(strengths, histories):
@@ -239,6 +267,7 @@ def test_history_lines_are_means_over_seeds(axes):
         "1e-08": [pytest.approx((1, 10)), pytest.approx((2, 20))],
     }
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "validation accuracy / %")
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_history_of_the_baseline_is_dashed(axes):
@@ -278,6 +307,15 @@ def test_histograms_have_a_bar_for_each_bin():
     titles = [axes.get_title() for axes in both]
     assert "hidden/kernel" in titles[0] and "2 x 3" in titles[0] and "hidden/bias" in titles[1]
     assert {axes.get_yscale() for axes in both} == {"log"}
+
+
+def test_histogram_figure_leaves_out_biases():
+    bins = {"start": 0, "width": 1, "counts": [1, 3]}
+    shapes = {"a/kernel": [2, 2, 1, 1], "a/bias": [1], "b/kernel": [2, 1], "c/kernel": [1, 2]}
+    parameters = [{"name": name, "shape": shape, "histogram": bins} for name, shape in shapes.items()]
+    figure = figures.histogram_figure(parameters, "red", num_columns=2)
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes] == ["a/kernel", "b/kernel", "c/kernel"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["count", "", "count"]
 
 
 def test_histograms_need_an_axes_each():

@@ -53,6 +53,48 @@ def test_mnist_grid_is_that_of_the_thesis(grid):
     assert all(strengths[term] == gammas for term in terms)
 
 
+@pytest.mark.parametrize(
+    "dataset, gammas",
+    [
+        ("cifar10", {0, 1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7}),
+        ("imagenette", {0, 1e-11, 1e-10, 1e-9, 1e-8, 1}),
+    ],
+)
+def test_grids_of_the_convolutional_networks_are_those_of_the_thesis(grid, dataset, gammas):
+    configs = [config for curve in grid[dataset] for config in curve_configs(curve)]
+    assert {(c.dataset, c.protocol, c.epochs, c.seed) for c in configs} == {(dataset, "thesis", 100, 42)}
+    strengths = {"float": {0}, "nested": {0, 1e-11, 1e-10, 1e-9, 1e-8}}
+    strengths |= dict.fromkeys(("max_bin", "inverse", "difference"), gammas)
+    granularities, regimes = ("channel", "row", "column", "scalar"), ("scratch", "pretrained")
+    settings = {(m, g, r) for m in strengths for g in granularities for r in regimes if m != "float"}
+    expected = {(*setting, s) for setting in settings for s in strengths[setting[0]]}
+    expected.add(("float", "scalar", "scratch", 0))
+    assert Counter((c.method, c.granularity, c.regime, c.strength) for c in configs) == Counter(expected)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "imagenette"])
+def test_laptop_batch_is_part_of_the_grid_of_the_thesis(grid, dataset):
+    batches = {
+        name: [c for curve in grid[name] for c in curve_configs(curve)] for name in (dataset, f"{dataset}-laptop")
+    }
+    settings = {
+        name: {(c.dataset, c.method, c.granularity, c.regime, c.seed, c.strength) for c in configs}
+        for name, configs in batches.items()
+    }
+    assert settings[f"{dataset}-laptop"] < settings[dataset]
+    laptop = batches[f"{dataset}-laptop"]
+    assert {(c.protocol, c.backend) for c in laptop} == {("laptop", "tensorflow")}  # XLA's convolutions are slow
+
+
+def test_shorter_protocol_on_mnist_has_the_seeds_of_the_long_one(grid):
+    batches = {name: [c for curve in grid[name] for c in curve_configs(curve)] for name in ("mnist", "mnist-ablations")}
+    settings = {
+        protocol: {(c.method, c.granularity, c.regime, c.strength, c.seed) for c in configs if c.protocol == protocol}
+        for protocol, configs in (("thesis", batches["mnist"]), ("laptop", batches["mnist-ablations"]))
+    }
+    assert settings["laptop"] < settings["thesis"] and len(settings["laptop"]) == 3 + 2 * 5 * 3 + 10
+
+
 def test_smoke_batch_needs_no_download(grid):
     assert {curve["dataset"] for curve in grid["smoke"]} == {"digits"}
     assert {curve["regime"] for curve in grid["smoke"]} == {"scratch", "pretrained"}

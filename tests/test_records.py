@@ -10,10 +10,17 @@ import pytest
 
 from lqs import files
 from lqs.configs import Config, make_config
-from lqs.records import RUNS, read_record, read_records, record_path, write_record
+from lqs.records import RUNS, read_published, read_record, read_records, record_path, to_table, write_record
 
 COMMITTED = sorted(RUNS.glob("*/*.json"))
-SHAPES = {"mnist": [[784, 128], [128], [128, 10], [10]]}
+SHAPES = {
+    "mnist": [[784, 128], [128], [128, 10], [10]],
+    "cifar10": [
+        shape
+        for inputs, filters in ((3, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128))
+        for shape in ([3, 3, inputs, filters], [filters])
+    ],
+}
 
 
 def make_record(strength=0.0, method="nested"):
@@ -126,6 +133,36 @@ def test_table_leaves_out_files_still_being_written(tmp_path):
 def test_no_records_make_an_empty_table(tmp_path):
     assert read_records(tmp_path).empty
     assert read_records(tmp_path / "nowhere").empty
+    assert set(read_records(tmp_path)) >= {
+        "dataset",
+        "image_size",
+        "unique",
+        "val_accuracy",
+        "file_bytes",
+        "parameters",
+    }
+
+
+def test_table_has_the_columns_that_its_runs_lack():
+    record = make_record(method="float")
+    del record["final"]["unique"]
+    table = to_table([record])
+    assert table["unique"].isna().all() and table["val_accuracy"].tolist() == [0.5]
+
+
+def test_table_fills_in_fields_that_an_old_record_lacks():
+    record = make_record()
+    del record["config"]["schedule"], record["config"]["image_size"]
+    assert to_table([record])["schedule"].tolist() == ["constant"]
+
+
+def test_published_values_have_the_same_columns_for_every_dataset():
+    tables = [read_published(dataset) for dataset in ("mnist", "cifar10", "imagenette")]
+    assert {tuple(table) for table in tables} == {
+        ("method", "granularity", "regime", "strength", "accuracy", "unique", "min", "max", "zip_megabytes")
+    }
+    row = tables[1].query("method == 'nested' and strength == 1e-11 and regime != 'pretrained'").iloc[0]
+    assert row[["accuracy", "unique", "min", "max"]].tolist() == [85, 60, -22, 32]
 
 
 # The committed records.
@@ -165,7 +202,9 @@ def assert_final_agrees_with_the_parameters(final, parameters):
 def assert_is_complete(path):
     record = json.loads(path.read_text())
     config, history, final, parameters = (record[key] for key in ("config", "history", "final", "parameters"))
-    assert set(config) == {field.name for field in dataclasses.fields(Config)}
+    names = {field.name for field in dataclasses.fields(Config)}
+    added = {"schedule", "image_size"}  # after the first runs, which have their defaults
+    assert names - added <= set(config) <= names
     assert path == record_path(Config(**config))
     assert {len(values) for values in history.values()} == {config["epochs"]}
     assert {"loss", "accuracy", "val_loss", "val_accuracy", "cross_entropy", "val_cross_entropy"} <= set(history)
@@ -177,8 +216,12 @@ def assert_is_complete(path):
     if config["method"] == "float":
         assert parameters == [] and "unique" not in history and final["zip_dtype"] == "float32"
     else:
-        assert [p["shape"] for p in parameters] == SHAPES[config["dataset"]]
-        assert [p["granularity"] for p in parameters] == [config["granularity"], "scalar"] * 2
+        if config["dataset"] in SHAPES:
+            assert [p["shape"] for p in parameters] == SHAPES[config["dataset"]]
+        else:
+            assert config["dataset"] == "imagenette"
+            assert [len(p["shape"]) for p in parameters] == [4, 1] * 20
+        assert [p["granularity"] for p in parameters] == [config["granularity"], "scalar"] * (len(parameters) // 2)
         assert_final_agrees_with_the_parameters(final, parameters)
 
 

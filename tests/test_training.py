@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import keras
@@ -12,8 +13,8 @@ from lqs import data, training
 from lqs.configs import float_config, make_config
 from lqs.models import dense_network
 from lqs.records import read_record, read_records, record_path
-from lqs.statistics import model_integers, zipped_bytes
-from lqs.training import fit, make_model, run, run_all
+from lqs.statistics import model_integers, quantized_parameters, zipped_bytes
+from lqs.training import batches, fit, load_dataset, make_model, run, run_all, scheduled_learning_rate
 
 BACKEND = keras.backend.backend()
 OTHER_BACKEND = {"jax": "tensorflow", "tensorflow": "jax"}[BACKEND]
@@ -113,6 +114,7 @@ def test_environment_names_what_it_ran_on(nested):
     environment = nested[1]["environment"]
     assert environment["keras_version"] == keras.__version__ and environment["numpy_version"] == np.__version__
     assert environment["seconds"] > 0 and environment["device"].endswith("cpu")
+    assert environment["cpus"] == os.cpu_count()
     assert environment["commit"] is None or len(environment["commit"].removesuffix("-dirty")) == 40
 
 
@@ -277,6 +279,133 @@ def test_history_counts_the_integers_of_every_epoch(tmp_path):
     integers = np.concatenate([array.ravel() for array in model_integers(model).values()])
     assert history["unique"] == [len(set(integers.tolist()))]
     assert (history["min"], history["max"]) == ([integers.min()], [integers.max()])
+
+
+# Schedule, images and compilation.
+
+
+@pytest.mark.parametrize("protocol, steps", [("thesis", (40, 60)), ("laptop", (4, 6))])
+def test_learning_rate_falls_at_two_fifths_and_three_fifths_of_the_epochs(protocol, steps):
+    config = make_config("imagenette", "float", protocol=protocol)
+    rates = [scheduled_learning_rate(config, epoch) for epoch in range(config.epochs)]
+    first, second = steps
+    factors = [1.0] * first + [0.5] * (second - first) + [0.1] * (config.epochs - second)
+    np.testing.assert_allclose(rates, config.learning_rate * np.array(factors))
+
+
+def test_learning_rate_is_constant_without_a_schedule():
+    config = make_config("mnist", "float")
+    assert {scheduled_learning_rate(config, epoch) for epoch in range(config.epochs)} == {1e-4}
+
+
+def test_schedule_reaches_the_optimizer(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "STEPS", ((0.5, 0.0),))  # nothing is learned in the second of two epochs
+    config = digits_config("float", granularity="scalar", epochs=2, schedule="steps")
+    model = make_model(config, (8, 8, 1), 10, tmp_path, tmp_path)
+    history = fit(config, model, data.load("digits"))
+    assert history["val_loss"][0] == history["val_loss"][1]
+    assert float(model.optimizer.learning_rate) == 0
+    assert "learning_rate" not in history  # the configuration has it
+
+
+@pytest.mark.parametrize(
+    "dataset, sizes", [("mnist", {}), ("cifar10", {}), ("imagenette", {"size": 64, "train_size": 73})]
+)
+def test_images_are_loaded_in_the_size_of_the_configuration(monkeypatch, dataset, sizes):
+    monkeypatch.setattr(data, "load", lambda name, **arguments: (name, arguments))
+    assert load_dataset(make_config(dataset, "float", protocol="laptop")) == (dataset, sizes)
+
+
+@pytest.mark.parametrize("method", ["float", "nested"])
+def test_convolutions_are_not_compiled_by_xla_on_tensorflow_without_a_gpu(tmp_path, method):
+    tensorflow = pytest.importorskip("tensorflow")
+    if tensorflow.config.list_physical_devices("GPU"):
+        pytest.skip("has a GPU")
+    config = make_config("cifar10", method, protocol="laptop", backend=BACKEND)
+    model = make_model(config, (32, 32, 3), 10, tmp_path, tmp_path)
+    assert model.jit_compile == (BACKEND == "jax")  # XLA's convolutions take several times as long
+
+
+def test_convolutions_alone_are_quantized_by_the_granularity(tmp_path):
+    config = make_config("cifar10", "nested", 1e-11, "channel", protocol="laptop", backend=BACKEND)
+    pairs = quantized_parameters(make_model(config, (32, 32, 3), 10, tmp_path, tmp_path))
+    assert len(pairs) == 12
+    for variable, quantizer in pairs:
+        expected = (1, 1, variable.shape[2], 1) if len(variable.shape) == 4 else (1,)
+        assert tuple(quantizer.scale.shape) == expected
+
+
+def test_bigger_network_gets_float_images_as_they_are():
+    dataset = data.Dataset("made", *(make_images(4, 32) * 2), 10, "made here")
+    arguments = batches(make_config("cifar10", "float"), dataset)
+    assert arguments["x"].dtype == "float32" and arguments["batch_size"] == 128
+    np.testing.assert_array_equal(arguments["x"], dataset.x_train)
+    np.testing.assert_array_equal(arguments["validation_data"][0], dataset.x_test)
+
+
+def make_images(number, size):
+    """Return images of noise, dark or bright by their class of two, and their labels."""
+    generator = np.random.default_rng(size)
+    labels = np.arange(number, dtype="int32") % 2
+    noise = generator.integers(0, 64, (number, size, size, 3)) + 128 * labels[:, None, None, None]
+    return noise.astype("uint8"), labels
+
+
+@pytest.fixture
+def small_imagenette(monkeypatch):
+    """Replace Imagenette by a few images of the configuration's size, and its network by two convolutions."""
+
+    def load(name, size, train_size):
+        return data.Dataset(name, *make_images(96, train_size), *make_images(32, size), 2, "made here")
+
+    def network(input_shape, num_classes):
+        layers, regularizer = keras.layers, keras.regularizers.L2(1e-2)
+        convolution = layers.Conv2D(4, 3, strides=2, kernel_regularizer=regularizer, name="convolution")
+        features = [convolution, layers.BatchNormalization(), layers.ReLU(), layers.GlobalAveragePooling2D()]
+        return keras.Sequential([keras.Input(input_shape), *features, layers.Dense(num_classes, name="output")])
+
+    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setitem(training.NETWORKS, "imagenette", (network, training.NETWORKS["imagenette"][1]))
+
+
+def small_config(method="nested", strength=1e-9, **settings):
+    settings = {"protocol": "laptop", "epochs": 2, "batch_size": 32, "image_size": 16, "backend": BACKEND, **settings}
+    return make_config("imagenette", method, strength, "channel", **settings)
+
+
+def test_augmented_images_are_trained_on_and_the_l2_term_is_not_in_the_cross_entropy(small_imagenette, tmp_path):
+    record = run(small_config(), tmp_path, tmp_path)
+    assert [p["shape"] for p in record["parameters"]] == [[3, 3, 3, 4], [4]]
+    assert [p["granularity"] for p in record["parameters"]] == ["channel", "scalar"]
+    model = make_model(small_config(), (16, 16, 3), 2, tmp_path, tmp_path)
+    history = fit(small_config(), model, load_dataset(small_config()))
+    assert history["val_loss"] == record["history"]["val_loss"]  # augmentation is seeded, too
+    kernel = keras.ops.convert_to_numpy(model.get_layer("convolution").layer.kernel).astype("float64")
+    difference = history["val_loss"][-1] - history["val_cross_entropy"][-1]
+    assert difference == pytest.approx(1e-2 * np.sum(kernel**2), rel=1e-3)
+
+
+def test_pretrained_run_starts_from_the_statistics_of_its_baseline_too(small_imagenette, tmp_path):
+    config = small_config(regime="pretrained")
+    model = make_model(config, (16, 16, 3), 2, tmp_path, tmp_path)
+    with np.load(training.weights_path(float_config(config), tmp_path)) as archive:
+        mean, variance = archive["arr_4"], archive["arr_5"]  # after kernel, bias, gamma and beta
+    assert np.any(mean != 0) and np.any(variance != 1)
+    (normalization,) = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    np.testing.assert_array_equal(normalization.moving_mean, mean)
+    np.testing.assert_array_equal(normalization.moving_variance, variance)
+
+
+def test_cifar10_network_trains_one_step(tmp_path, rng):
+    config = make_config("cifar10", "nested", 1e-11, "channel", protocol="laptop", epochs=1, backend=BACKEND)
+    model = make_model(config, (32, 32, 3), 10, tmp_path, tmp_path)
+    dataset = data.Dataset("made", *(make_images(8, 32) * 2), 10, "made here")
+    before = [keras.ops.convert_to_numpy(quantizer.scale) for _, quantizer in quantized_parameters(model)]
+    history = fit(config, model, dataset)
+    assert history["unique"][0] > 1 and np.isfinite(history["val_loss"]).all()
+    after = [keras.ops.convert_to_numpy(quantizer.scale) for _, quantizer in quantized_parameters(model)]
+    assert all(np.all(new >= old) for new, old in zip(after, before, strict=True))
+    assert any(np.any(new > old) for new, old in zip(after, before, strict=True))
 
 
 # Several runs.
