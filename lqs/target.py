@@ -7,8 +7,9 @@ import keras
 
 from lqs.penalties import Penalty
 from lqs.sizes import file_bytes, fp32_bytes, size_report
+from lqs.statistics import integer_statistics, model_integers
 
-DRIFT = 0.1  # how much files still shrink, as a logarithm, once the learning rate decays
+DRIFT = 0.17  # how much sparse files still shrink, as a logarithm, while the learning rate decays
 RATE_RANGE = 1e6  # how far from where it starts a rate may go, either way
 
 
@@ -105,14 +106,19 @@ class TargetSize(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # during an epoch the variables lag behind
         size = file_bytes(self.model)
-        left = max(0.0, 1 - share / self.ramp) ** 2 if self.ramp else 0.0
-        reference = self.target * (self.first_size / self.target) ** left * math.exp(DRIFT * (1 - share))
+        reference = self._reference(min(share, 1.0))
         error = math.log(size / reference)
         factor = math.exp(self.integral * error + self.proportional * (error - self.error))
         for penalty in self.penalties:
             penalty.rate.assign(min(max(factor * float(penalty.rate), self.lowest), self.highest))
         self.error = error
         self.history.append((share, size, reference, float(self.penalties[0].rate)))
+
+    def _reference(self, share):
+        left = max(0.0, 1 - share / self.ramp) ** 2 if self.ramp else 0.0
+        zeros = integer_statistics(list(model_integers(self.model).values()))["zeros"]
+        to_come = math.exp(DRIFT * zeros * math.sqrt(1 - share))
+        return self.target * (self.first_size / self.target) ** left * to_come
 
     def _fixed_bytes(self):
         sizes = size_report(self.model)["file_bytes"]
