@@ -14,8 +14,8 @@ RATE_RANGE = 1e6  # how far from where it starts a rate may go, either way
 class TargetSize(keras.callbacks.Callback):
     """Steers the rate of the penalties during `fit`, so that the `.lqs` file gets the size that is asked for.
 
-    The size is that of the file that `lqs.save` would write. It follows a reference that falls, in equal ratios, from the
-    size at first to the target during the first part of the training, and stays there. With the error
+    The size is that of the file that `lqs.save` would write. It follows a reference that falls, in equal ratios, from
+    the size at first to the target during the first part of the training, and stays there. With the error
     `e = log(size / reference)`, every update multiplies all rates by
 
         exp(integral * e + proportional * (e - e of the update before))
