@@ -276,8 +276,9 @@ def _check_integers(entry):
             check(_is_count(num_classes) and 2 <= num_classes <= MAX_CLASSES, f"{name}: bad number of classes")
             check(len(shape) >= 2 and math.prod(shape) > 0, f"{name}: no matrix")
             check(entry["bytes"][3] == 2 * num_classes, f"{name}: bad length of the table of classes")
-        length = (last - first + 1) * num_classes**2
-        check(2 <= entry["bytes"][0] == length <= MAX_BINS, f"{name}: bad length of the table")
+        num_bins = last - first + 1
+        length = num_bins * num_classes**2
+        check(num_bins > 1 and entry["bytes"][0] == length <= MAX_BINS, f"{name}: bad length of the table")
 
 
 def _is_count(value):
