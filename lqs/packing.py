@@ -111,7 +111,7 @@ def encode_integers(integers, scale, dtype="float32"):
         for num_classes in _numbers_of_classes(integers.shape, symbols):
             sections = _blocks(symbols.reshape(-1, integers.shape[-1]), num_classes, remainders)
             candidates.append(({"coding": "blocks", "octave": octave, "classes": num_classes}, sections))
-    coding, sections = min(candidates, key=lambda candidate: sum(map(len, candidate[1])))
+    coding, sections = min(candidates, key=lambda candidate: _num_bytes(*candidate))
     entry = {**entry, **coding, "bytes": [len(section) for section in sections], "scale": scale_entry}
     return entry, [*sections, *scale_sections]
 
@@ -173,6 +173,12 @@ def _ans(symbols):
     """Return the sections `[table, codes]` of symbols that share one table."""
     table = _table(np.bincount(symbols))
     return [table, _encode([(symbols, table)])]
+
+
+def _num_bytes(coding, sections):
+    """Return the bytes of sections, and about those that their coding takes in the header."""
+    header = {**coding, "bytes": [len(section) for section in sections]}
+    return sum(header["bytes"]) + len(_deflate(json.dumps(header, separators=(",", ":")).encode(), DICTIONARY))
 
 
 def _numbers_of_classes(shape, symbols):

@@ -127,6 +127,22 @@ def test_blocks_take_what_the_entropy_of_each_says(decode, num_classes, rng, mon
     assert num_bytes < 0.6 * sum(map(len, encode_integers(integers, SCALE.reshape(1, 1))[1]))
 
 
+def test_blocks_make_no_file_larger(rng):
+    """Also where they save no more than what they take in the header; that is known to a few bytes."""
+    codings = set()
+    for difference in np.linspace(0, 12, 60):
+        integers = planted(rng, (50, 40), [2, 2, 2, 2 + difference])
+        files = []
+        for numbers in ((2,), ()):
+            with pytest.MonkeyPatch.context() as patch:
+                numbers_of_classes(patch, *numbers)
+                entry, sections = encode_integers(integers, SCALE.reshape(1, 1))
+            files.append(len(pack({}, [({"name": "a", **entry}, sections)])))
+            codings.add(entry["coding"])
+        assert files[0] <= files[1] + 3
+    assert codings == {"ans", "blocks"}
+
+
 def test_number_of_classes_is_the_best(rng):
     """Four kinds of rows take four classes, two kinds two."""
     for num_kinds in (2, 4):
