@@ -26,7 +26,8 @@ def commands():
 def info(path):
     """Print what is in a .lqs file: a line for each array, and where its bytes go."""
     configuration, tensors = reader.read(path, decode=packing.decode_symbols)
-    click.echo(f"{configuration.get('class_name')} of {len(tensors)} arrays, format {reader.VERSION}")
+    version = path.read_bytes()[len(reader.MAGIC)]
+    click.echo(f"{configuration.get('class_name')} of {len(tensors)} arrays, format {version}")
     rows = [("array", "shape", "integers", "unique", "codes", "table", "scale", "values")]
     for tensor in tensors:
         integers = tensor.integers

@@ -59,7 +59,7 @@ class NestedQuantization(keras.layers.Layer):
             tuple of axes. See `lqs.granularity.varying_axes`.
         rule: gradient of the scale: `GradientRatio`, `StraightThrough`, `Frozen` or a function. `None` stands
             for `GradientRatio()`.
-        penalty: loss term: `MaxBinPenalty`, `InversePenalty`, `DifferencePenalty`, or `None`.
+        penalty: loss term: `MaxBinPenalty`, `InversePenalty`, `DifferencePenalty`, `CodeLengthPenalty`, or `None`.
         rounding: `"floor"` (the thesis's) or `"nearest"`.
         bits: `None` for unbounded integers (the thesis's), or the width of the signed integers to clip to.
         initial_scale: value of `s` before training, at least `100 * 2**-23` (the default).

@@ -26,6 +26,7 @@ from lqs.reader import (
 MAX_SPAN = 2**24  # of integers that are counted rather than sorted
 NUMBERS_OF_CLASSES = (2, 4)
 MAX_BLOCK_BINS = 2**12  # of the tables of all blocks together
+MAX_COUNTS = 2**25  # of symbols in each row, or column, and class: 256 MiB
 _WEIGHTS = weights(bytes(range(256)))
 
 
@@ -110,7 +111,7 @@ def encode_integers(integers, scale, dtype="float32"):
         for num_classes in _numbers_of_classes(integers.shape, symbols):
             sections = _blocks(symbols.reshape(-1, integers.shape[-1]), num_classes, remainders)
             candidates.append(({"coding": "blocks", "octave": octave, "classes": num_classes}, sections))
-    coding, sections = min(candidates, key=lambda candidate: sum(map(len, candidate[1])))
+    coding, sections = min(candidates, key=lambda candidate: _num_bytes(*candidate))
     entry = {**entry, **coding, "bytes": [len(section) for section in sections], "scale": scale_entry}
     return entry, [*sections, *scale_sections]
 
@@ -174,11 +175,24 @@ def _ans(symbols):
     return [table, _encode([(symbols, table)])]
 
 
+def _num_bytes(coding, sections):
+    """Return the bytes of sections, and about those that their coding takes in the header."""
+    header = {**coding, "bytes": [len(section) for section in sections]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return sum(header["bytes"]) + len(_deflate(text, DICTIONARIES[VERSION]))
+
+
 def _numbers_of_classes(shape, symbols):
     """Return the numbers of classes to try for symbols of an array of the given shape."""
-    num_symbols = int(symbols.max()) + 1
-    fits = [n for n in NUMBERS_OF_CLASSES if max(shape) >= n and num_symbols * n**2 <= MAX_BLOCK_BINS]
-    return fits if len(shape) >= 2 else []
+    if len(shape) < 2:
+        return []
+    num_symbols, longest = int(symbols.max()) + 1, max(symbols.size // shape[-1], shape[-1])
+    num_counts = longest * num_symbols
+    return [
+        n
+        for n in NUMBERS_OF_CLASSES
+        if n <= longest and num_symbols * n**2 <= MAX_BLOCK_BINS and num_counts * n <= MAX_COUNTS
+    ]
 
 
 def _blocks(symbols, num_classes, remainders):

@@ -186,18 +186,18 @@ def decode_symbols(words, runs):
     state = 0
     for _ in range(min(2, len(words))):
         state = state << 32 | words.pop()
-    symbols = []
-    for num_symbols, cumulative in runs:
+    symbols = [np.empty(num_symbols, "int32") for num_symbols, _ in runs]
+    for run, (_, cumulative) in zip(symbols, runs, strict=True):
         starts, frequencies = cumulative.tolist(), np.diff(cumulative).tolist()
-        for _ in range(num_symbols):
+        for index in range(len(run)):
             quantile = state & (2**PRECISION - 1)
             symbol = bisect.bisect_right(starts, quantile) - 1
             state = (state >> PRECISION) * frequencies[symbol] + quantile - starts[symbol]
             if state < 2**32 and words:
                 state = state << 32 | words.pop()
-            symbols.append(symbol)
+            run[index] = symbol
     check(state == 0 and not words, "codes are left over")
-    return np.array(symbols, "int32")
+    return np.concatenate(symbols)
 
 
 def _split(content):
@@ -276,8 +276,9 @@ def _check_integers(entry):
             check(_is_count(num_classes) and 2 <= num_classes <= MAX_CLASSES, f"{name}: bad number of classes")
             check(len(shape) >= 2 and math.prod(shape) > 0, f"{name}: no matrix")
             check(entry["bytes"][3] == 2 * num_classes, f"{name}: bad length of the table of classes")
-        length = (last - first + 1) * num_classes**2
-        check(2 <= entry["bytes"][0] == length <= MAX_BINS, f"{name}: bad length of the table")
+        num_bins = last - first + 1
+        length = num_bins * num_classes**2
+        check(num_bins > 1 and entry["bytes"][0] == length <= MAX_BINS, f"{name}: bad length of the table")
 
 
 def _is_count(value):
@@ -331,7 +332,9 @@ def _fixed(entry, section):
 
 def _words(section):
     check(len(section) % 4 == 0, "codes are no whole words")
-    return np.frombuffer(section, "<u4")
+    words = np.frombuffer(section, "<u4")
+    check(words.size == 0 or words[-1] != 0, "codes end in a word of zeros")
+    return words
 
 
 def _blocks(entry, decode, tables, codes, class_table, class_codes):
@@ -342,7 +345,8 @@ def _blocks(entry, decode, tables, codes, class_table, class_codes):
     runs = [(num_rows, cumulative_frequencies(of_rows)), (num_columns, cumulative_frequencies(of_columns))]
     steps = decode(_words(class_codes), runs)
     rows, columns = (np.cumsum(part) % num_classes for part in (steps[:num_rows], steps[num_rows:]))
-    blocks = [np.ix_(rows == row, columns == column) for row, column in np.ndindex(num_classes, num_classes)]
+    in_class = [[np.flatnonzero(part == index) for index in range(num_classes)] for part in (rows, columns)]
+    blocks = [np.ix_(*pair) for pair in itertools.product(*in_class)]  # views: indices are there once
     sizes = [len(row_index) * column_index.size for (row_index, column_index) in blocks]
     length = len(tables) // num_classes**2
     parts = [tables[start : start + length] for start in range(0, len(tables), length)]
@@ -372,7 +376,7 @@ def _coded(entry, decode, table, codes, remainders, *classes):
         exponents = exponent[symbols]
         widths, counts = np.unique(exponents[exponents > 0], return_counts=True)
         remainders = _bits(remainders, counts.tolist(), widths.tolist())
-        for width, of_width in zip(widths, np.split(remainders, np.cumsum(counts)[:-1]), strict=True):
+        for width, of_width in zip(widths, np.split(remainders, np.cumsum(counts))[:-1], strict=True):
             magnitude[exponents == width] += of_width
     else:
         check(len(remainders) == 0, "packed bits have another length than their number says")

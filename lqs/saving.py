@@ -217,5 +217,5 @@ def _match(model, tensors):
 
 
 def _scale_pair(quantizer, name, scale):
-    reader.check(bool(np.all(scale > 0)), f"{name} has a scale that is not positive")
+    reader.check(bool(np.all((scale > 0) & (scale < np.inf))), f"{name} has a scale that is not a positive number")
     return quantizer.scale_weight, quantizer.scale_weight_of(scale)

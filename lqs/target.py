@@ -78,20 +78,16 @@ class TargetSize(keras.callbacks.Callback):
                 f"parameters that are not quantized. Received: {self.target:,.0f} bytes"
             )
         self.lowest, self.highest = min(rates) / RATE_RANGE, max(rates) * RATE_RANGE
-        self.first_size, self.error, self.history = file_bytes(self.model), 0.0, []
+        self.first_size, self.error, self.history, self.next_update = file_bytes(self.model), 0.0, [], 1
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        share = (self.epoch + (batch + 1) / (self.params["steps"] or math.inf)) / self.params["epochs"]
-        if share * self.num_updates >= len(self.history) + 1:
-            self._update(share)
+        self._update_if_due((self.epoch + (batch + 1) / (self.params["steps"] or math.inf)) / self.params["epochs"])
 
     def on_epoch_end(self, epoch, logs=None):
-        share = (epoch + 1) / self.params["epochs"]
-        if share * self.num_updates >= len(self.history) + 1:
-            self._update(share)
+        self._update_if_due((epoch + 1) / self.params["epochs"])
 
     def on_train_end(self, logs=None):
         size = file_bytes(self.model)
@@ -101,6 +97,11 @@ class TargetSize(keras.callbacks.Callback):
                 "train longer, or ask for a size that this network and task admit.",
                 stacklevel=2,
             )
+
+    def _update_if_due(self, share):
+        if share * self.num_updates >= self.next_update:  # one, even if several would have been due
+            self.next_update = math.floor(share * self.num_updates) + 1
+            self._update(share)
 
     def _update(self, share):
         if keras.backend.backend() == "jax":

@@ -29,22 +29,25 @@ def _tensorflow_gradients(loss, layer, parameter):
     with tf.GradientTape() as tape:
         tape.watch(parameter)
         value = loss(parameter)
-    return tape.gradient(value, [parameter, layer.scale.value])
+    return tape.gradient(value, [parameter, layer.scale_weight.value])
 
 
 def _jax_gradients(loss, layer, parameter):
     import jax
 
     def stateless(parameter, scale):
-        with keras.StatelessScope([(layer.scale, scale)], collect_losses=True):
+        with keras.StatelessScope([(layer.scale_weight, scale)], collect_losses=True):
             return loss(parameter)
 
-    return jax.grad(stateless, argnums=(0, 1))(parameter, layer.scale.value)
+    return jax.grad(stateless, argnums=(0, 1))(parameter, layer.scale_weight.value)
 
 
 @pytest.fixture(scope="session")
 def gradients():
-    """Function `(layer, parameter, upstream) -> (dL/dP, dL/ds)` with `L = sum(upstream * layer(P)) + losses`."""
+    """Function `(layer, parameter, upstream) -> (dL/dP, dL/dw)` with `L = sum(upstream * layer(P)) + losses`.
+
+    `w` is the layer's weight: the scale, or its logarithm.
+    """
     compute = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients}[keras.backend.backend()]
 
     def run(layer, parameter, upstream):

@@ -1,5 +1,7 @@
 """Tests of the command `lqs`."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def test_pack_info_unpack(model, run, tmp_path):
     assert code == 0 and f"{packed.stat().st_size:,} bytes" in output
 
     code, output, _ = run("info", packed)
-    assert code == 0
+    assert code == 0 and output.splitlines()[0] == "Sequential of 4 arrays, format 2"
     integers = read(packed)[1][0].integers
     line = next(line.split() for line in output.splitlines() if line.startswith("hidden/kernel"))
     assert line[:4] == ["hidden/kernel", "4×3", f"{integers.min()}…{integers.max()}", str(np.unique(integers).size)]
@@ -53,6 +55,11 @@ def test_pack_info_unpack(model, run, tmp_path):
     again = keras.models.load_model(tmp_path / "again.keras")
     np.testing.assert_array_equal(again.predict(x, verbose=0), load(packed).predict(x, verbose=0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.keras", "model.keras", "model.lqs"]
+
+
+def test_info_of_a_file_of_another_version(run):
+    code, output, _ = run("info", Path(__file__).with_name("format_1.lqs"))
+    assert code == 0 and output.splitlines()[0].endswith("arrays, format 1")
 
 
 def test_pack_with_half_precision(model, run, tmp_path):

@@ -25,6 +25,11 @@ OTHER_VALUES = {
     "backend": "tensorflow",
     "schedule": "steps",
     "image_size": 64,
+    "input_scale": 1 / 255,
+    "parametrization": "log",
+    "initial_scale": 0.01,
+    "code": "elias",
+    "target_ratio": 20,
 }
 
 
@@ -46,7 +51,8 @@ def test_ids_are_those_of_committed_records(arguments, known_id):
 
 def test_field_at_its_default_leaves_the_id(config):
     defaults = {"rounding": "floor", "update_stalled": True, "epsilon": 1e-7, "backend": "jax"}
-    defaults |= {"schedule": "constant", "image_size": None}
+    defaults |= {"schedule": "constant", "image_size": None, "input_scale": 1.0, "parametrization": "linear"}
+    defaults |= {"initial_scale": 100 * 2**-23, "code": "geometric", "target_ratio": None}
     assert {f.name for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING} == set(defaults)
     assert make_config("mnist", "nested", 1e-10, "row", **defaults).id == config.id
 
@@ -135,7 +141,12 @@ def test_method_stands_for_rule_and_penalty(method, rule, penalty):
         ("learning_rate", float("inf"), "`learning_rate` must be finite and >= 0. Received: learning_rate=inf"),
         ("epochs", 0, "`epochs` must be a positive integer. Received: epochs=0"),
         ("epochs", True, "`epochs` must be a positive integer. Received: epochs=True"),
-        ("schedule", "cosine", "`schedule` must be one of .*'steps'.* Received: schedule='cosine'"),
+        ("schedule", "linear", "`schedule` must be one of .*'steps'.* Received: schedule='linear'"),
+        ("parametrization", "exp", "`parametrization` must be one of .*'log'.* Received: parametrization='exp'"),
+        ("code", "huffman", "`code` must be one of .*'elias'.* Received: code='huffman'"),
+        ("input_scale", "1/255", "`input_scale` must be finite and >= 0. Received: input_scale='1/255'"),
+        ("initial_scale", -0.01, "`initial_scale` must be finite and >= 0. Received: initial_scale=-0.01"),
+        ("target_ratio", float("inf"), "`target_ratio` must be finite and >= 0. Received: target_ratio=inf"),
         ("image_size", 0, "`image_size` must be a positive integer. Received: image_size=0"),
         ("image_size", "64", "`image_size` must be a positive integer. Received: image_size='64'"),
         ("batch_size", 32.0, "`batch_size` must be a positive integer. Received: batch_size=32.0"),

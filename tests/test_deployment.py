@@ -23,11 +23,16 @@ def prototype(granularity="scalar", scale=0.25, **arguments):
     return lqs.NestedQuantization(granularity, initial_scale=scale, **arguments)
 
 
+def log(granularity="scalar", **arguments):
+    return prototype(granularity, parametrization="log", **arguments)
+
+
 def quantized(model, kernel, bias=None):
     """Return `model` quantized, with normal parameters of deviation 1/2 and scales up to twice the initial ones."""
     model, rng = lqs.quantize(model, kernel, bias), np.random.default_rng(5)
     for variable, quantizer in quantized_parameters(model):
-        quantizer.scale.assign(ops.convert_to_numpy(quantizer.scale) * (1 + rng.random(quantizer.scale.shape)))
+        scale = ops.convert_to_numpy(quantizer.scale) * (1 + rng.random(quantizer.scale.shape))
+        quantizer.scale_weight.assign(quantizer.scale_weight_of(scale.astype("float32")))
         variable.assign(rng.normal(size=variable.shape) / 2)
     for layer in model._flatten_layers():
         if isinstance(layer, layers.BatchNormalization):
@@ -82,6 +87,7 @@ MODELS = {
     "beyond int16": (lambda: quantized(dense(), prototype(scale=0.00002)), "float32", "float32"),
     "channel": (lambda: quantized(convolution(), prototype("channel"), prototype()), "int4", "int4"),
     "filter": (lambda: quantized(convolution(), prototype("filter"), prototype((0,))), "int4", "int4"),
+    "logarithm": (lambda: quantized(convolution(), log("channel"), log(rounding="nearest")), "int4", "int4"),
     "two axes": (lambda: quantized(convolution(), prototype((0, 1))), "float32", "float32"),
     "two inputs": (lambda: quantized(two_inputs(), prototype("row"), prototype()), "int4", "int4"),
     "own layers": (own_layers, "int4", "int4"),

@@ -4,6 +4,7 @@ Checksum and header are made to fit again after most mutations: otherwise nothin
 A mutation is found again by its seed, which a failure names.
 """
 
+import copy
 import itertools
 import json
 import tracemalloc
@@ -15,7 +16,7 @@ import pytest
 
 from lqs.nested import NestedQuantization
 from lqs.packing import decode_symbols, encode_integers, encode_numbers, pack
-from lqs.reader import CHECKSUM, DICTIONARY, MAGIC, PREFIX, FileFormatError, inflate, parse
+from lqs.reader import CHECKSUM, DICTIONARIES, MAGIC, PREFIX, VERSION, FileFormatError, inflate, parse
 from lqs.saving import load, pack_model
 from lqs.wrapping import quantize
 
@@ -24,7 +25,23 @@ NUM_MODELS = 300
 MAX_BYTES = 2**20
 # What a number in a header may be replaced by.
 NUMBERS = [-1, 0, 1, 2, 3, 7, 255, 2**16, 2**31 - 1, 2**31, 2**48 - 1, 2**48, 2**64, 10**400, 0.5, 1e308, True]
-OTHERS = [None, "", "raw", "deflate", "fixed", "ans", "float16", "object", "\ud800", [], {}, [[]], [1, -1], "x" * 100]
+OTHERS = [
+    None,
+    "",
+    "raw",
+    "deflate",
+    "fixed",
+    "ans",
+    "blocks",
+    "float16",
+    "object",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    [1, -1],
+    "x" * 100,
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +49,24 @@ def content():
     """Return the bytes of a small file with an array of each coding."""
     rng = np.random.default_rng(0)
     codes = np.floor(rng.laplace(0, 20, (40, 10))).astype("int32")
+    planted = np.where(np.arange(60)[:, None] % 4, 0, np.floor(rng.laplace(0, 3, (60, 20)))).astype("int32")
     scale = np.full((40, 1), 0.5, "float32")
     encoded = [
         encode_integers(codes, scale),
         encode_integers(np.arange(5, dtype="int32"), scale[0]),
         encode_numbers(rng.normal(size=7).astype("float32"), stored="bfloat16"),
         encode_numbers(np.zeros((3, 100))),
+        encode_integers(planted, scale[:1]),
     ]
-    assert [entry["coding"] for entry, _ in encoded] == ["ans", "fixed", "raw", "deflate"]
+    assert [entry["coding"] for entry, _ in encoded] == ["ans", "fixed", "raw", "deflate", "blocks"]
     return pack({"class_name": "none"}, [({"name": str(i), **entry}, s) for i, (entry, s) in enumerate(encoded)])
 
 
 def seal(header, body):
     """Return a file with a right checksum around the text of a header and the bytes of sections."""
-    stream = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=DICTIONARY)
+    stream = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=DICTIONARIES[VERSION])
     stored = stream.compress(header) + stream.flush()
-    content = PREFIX.pack(MAGIC, 1, len(stored), len(header)) + stored + body
+    content = PREFIX.pack(MAGIC, VERSION, len(stored), len(header)) + stored + body
     return content + CHECKSUM.pack(zlib.crc32(content))
 
 
@@ -55,7 +74,7 @@ def open_up(content):
     """Return what `seal` takes, of a whole file."""
     _, _, stored, inflated = PREFIX.unpack_from(content)
     end = PREFIX.size + stored
-    return inflate(content[PREFIX.size : end], inflated, DICTIONARY), content[end : -CHECKSUM.size]
+    return inflate(content[PREFIX.size : end], inflated, DICTIONARIES[VERSION]), content[end : -CHECKSUM.size]
 
 
 def damage(content, rng):
@@ -103,7 +122,7 @@ def rewrite(header, rng):
         elif kind == 1 and isinstance(parent, list):
             parent.append(parent[key])
         elif kind == 2:
-            parent[key] = OTHERS[rng.integers(len(OTHERS))]
+            parent[key] = copy.deepcopy(OTHERS[rng.integers(len(OTHERS))])  # later changes may be inside of it
         else:
             parent[key] = NUMBERS[rng.integers(len(NUMBERS))]
     return json.dumps(tree["root"]).encode()
@@ -163,11 +182,12 @@ def test_both_decoders_agree_on_mutated_codes(content):
 @pytest.mark.parametrize("shape", [[2**24], [2**20, 2**20], [2**47], [2, 10**30]])
 def test_bombs_are_refused_before_they_take_memory(content, shape):
     header, body = open_up(content)
-    for index in range(4):
+    for index in range(5):
         tree = json.loads(header)
-        tree["tensors"][index]["shape"] = shape
-        if index < 2:
-            tree["tensors"][index]["scale"]["shape"] = [1] * len(shape)
+        entry = tree["tensors"][index]
+        entry["shape"] = shape
+        if "scale" in entry:
+            entry["scale"]["shape"] = [1] * len(shape)
         bomb = seal(json.dumps(tree).encode(), body)
         tracemalloc.start()
         with pytest.raises(FileFormatError):
@@ -193,7 +213,8 @@ def test_deflate_bomb_is_refused_before_it_takes_memory(content):
 
 def test_mutated_models_are_refused_or_whole(tmp_path):
     layers = [keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization(), keras.layers.Dense(2)]
-    content = pack_model(quantize(keras.Sequential(layers), kernel=NestedQuantization("row")))
+    prototypes = [NestedQuantization("row"), NestedQuantization(parametrization="log")]
+    content = pack_model(quantize(keras.Sequential(layers), *prototypes))
     header, body = open_up(content)
     path, refused = tmp_path / "mutated.lqs", 0
     for seed in itertools.islice(itertools.count(), NUM_MODELS):

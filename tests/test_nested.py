@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from keras import ops
 from test_rules import drawn, grouped, ratio_by_loops, straight_by_loops
 
 import lqs
+from lqs.statistics import quantized_parameters
 
 GRANULARITIES = [
     ("scalar", (5,), ()),
@@ -57,7 +59,7 @@ def expected_scale_gradient(rule, upstream, parameter, integers, scale, varying,
     return gradient / math.sqrt(num_sharing * highest) if rule.endswith("normalized") else gradient
 
 
-def check(gradients, shape, granularity, varying, rounding, rule, bits=None, seed=0):
+def check(gradients, shape, granularity, varying, rounding, rule, bits=None, seed=0, parametrization="linear"):
     upstream, parameter, _, scale = drawn(shape, varying, seed)
     parameter += np.where(np.abs(parameter / scale % 1 - 0.5) < 0.05, 0.1 * scale, 0).astype("float32")  # no half
     levels = None if bits is None else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
@@ -66,15 +68,18 @@ def check(gradients, shape, granularity, varying, rounding, rule, bits=None, see
         quotient = parameter / scale
         inside = (levels[0] < quotient) & (quotient < levels[1])
         integers = np.clip(integers, *levels)
-    layer = built(shape, scale, granularity, rounding=rounding, rule=RULES[rule], bits=bits).copy()
+    arguments = {"rounding": rounding, "bits": bits, "parametrization": parametrization}
+    layer = lqs.NestedQuantization(granularity, RULES[rule], **arguments).copy()
     layer.build(shape)
-    layer.scale.assign(scale)
+    is_log = parametrization == "log"
+    layer.scale_weight.assign(np.log(scale) if is_log else scale)
     np.testing.assert_allclose(ops.convert_to_numpy(layer(parameter)), integers * scale, rtol=1e-5)
     np.testing.assert_array_equal(ops.convert_to_numpy(layer.integers(parameter)), integers)
     parameter_gradient, scale_gradient = gradients(layer, parameter, upstream)
     np.testing.assert_array_equal(parameter_gradient, np.where(inside, upstream, 0))
     assert scale_gradient.shape == scale.shape
     expected = expected_scale_gradient(rule, upstream, parameter, integers, scale, varying, levels)
+    expected *= scale if is_log else 1  # ds / dlog(s) = s
     np.testing.assert_allclose(scale_gradient, expected, rtol=1e-3, atol=1e-5)
 
 
@@ -92,24 +97,34 @@ def test_gradients_where_clipped(bits, rounding, rule, gradients):
     check(gradients, (4, 6), "row", (0,), rounding, rule, bits)
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("granularity, shape, varying", GRANULARITIES[1:7:2])
+@pytest.mark.parametrize("rounding, bits", [("floor", None), ("nearest", 3)])
+def test_gradients_of_the_logarithm(rounding, bits, granularity, shape, varying, rule, gradients):
+    check(gradients, shape, granularity, varying, rounding, rule, bits, parametrization="log")
+
+
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
     rounding=st.sampled_from(["floor", "nearest"]),
     rule=st.sampled_from(sorted(RULES)),
     bits=st.sampled_from([None, 3]),
+    parametrization=st.sampled_from(["linear", "log"]),
     data=st.data(),
 )
-def test_gradients_of_any_shape(shape, rounding, rule, bits, data, gradients):
+def test_gradients_of_any_shape(shape, rounding, rule, bits, parametrization, data, gradients):
     varying = tuple(data.draw(st.lists(st.integers(0, len(shape) - 1), unique=True)))
     granularity = tuple(data.draw(st.sampled_from([axis, axis - len(shape)])) for axis in varying)
-    check(gradients, shape, granularity, varying, rounding, rule, bits, seed=data.draw(st.integers(0, 99)))
+    check(gradients, shape, granularity, varying, rounding, rule, bits, data.draw(st.integers(0, 99)), parametrization)
 
 
-def test_rank_zero(gradients):
-    layer = built((), 0.5, rule=lqs.StraightThrough())
+@pytest.mark.parametrize("parametrization, expected", [("linear", 2 * (1 - 1.5)), ("log", 0.5 * 2 * (1 - 1.5))])
+def test_rank_zero(parametrization, expected, gradients):
+    layer = lqs.NestedQuantization(rule=lqs.StraightThrough(), initial_scale=0.5, parametrization=parametrization)
+    layer.build(())
     parameter_gradient, scale_gradient = gradients(layer, np.float32(0.75) + np.zeros((), "float32"), np.float32(2))
-    assert parameter_gradient == 2 and scale_gradient == 2 * (1 - 1.5)
+    assert parameter_gradient == 2 and scale_gradient == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -132,6 +147,82 @@ def test_initial_scale_and_constraint():
     np.testing.assert_array_equal(ops.convert_to_numpy(layer.scale), np.array([[100 * 2.0**-23], [0.375]], "float32"))
 
 
+def test_constraint_of_the_logarithm():
+    """A step of any size leaves a scale of 100 * 2**-23; another changes a scale by a factor."""
+    layer = lqs.NestedQuantization("row", initial_scale=0.5, parametrization="log")
+    layer.build((2, 2))
+    assert [weight.name for weight in layer.trainable_weights] == ["log_scale"]
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.scale), [[0.5], [0.5]], rtol=1e-6)
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build(layer.trainable_variables)
+    step = ops.convert_to_tensor(np.array([[1e9], [math.log(4)]], "float32"))
+    optimizer.apply([step], layer.trainable_variables)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.scale), [[100 * 2.0**-23], [0.125]], rtol=2e-6)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    shape=st.sampled_from([(), (5,), (4, 3), (2, 3, 2, 4)]),
+    rounding=st.sampled_from(["floor", "nearest"]),
+    bits=st.sampled_from([None, 4]),
+    data=st.data(),
+)
+def test_logarithm_has_the_same_output_at_the_same_scale(shape, rounding, bits, data):
+    granularity = tuple(range(data.draw(st.integers(0, len(shape)))))
+    layers = [
+        lqs.NestedQuantization(granularity, rounding=rounding, bits=bits, parametrization=parametrization)
+        for parametrization in ("log", "linear")
+    ]
+    for layer in layers:
+        layer.build(shape)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    layers[0].scale_weight.assign(rng.uniform(-11, 3, layers[0].scale_weight.shape))
+    layers[1].scale.assign(layers[0].scale)
+    parameter = rng.normal(size=shape).astype("float32")
+    for call in (lambda layer: layer(parameter), lambda layer: layer.integers(parameter)):
+        np.testing.assert_array_equal(*[ops.convert_to_numpy(call(layer)) for layer in layers])
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    weights=arrays(
+        "float32",
+        st.sampled_from([(), (16,), (4, 4)]),
+        elements=st.floats(-87, 88, width=32) | st.floats(-1, 1, width=32) | st.floats(-(2**-20), 2**-20, width=32),
+    )
+)
+def test_weight_of_a_scale_gives_it_back_bit_for_bit(weights):
+    """For every scale that some weight has; 87 is about where float32 ends."""
+    layer = lqs.NestedQuantization(tuple(range(weights.ndim)), parametrization="log")
+    layer.build(weights.shape)
+    layer.scale_weight.assign(weights)
+    scale = np.asarray(ops.convert_to_numpy(layer.scale))
+    layer.scale_weight.assign(np.zeros(weights.shape))
+    layer.scale_weight.assign(layer.scale_weight_of(scale))
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.scale), scale)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(scale=arrays("float32", (7,), elements=st.floats(2**-120, 2.0**120, width=32)))
+def test_weight_of_any_scale(scale):
+    """A step of `log s` changes `s` by a factor: the nearest one is within half of it, and a bit of `exp`."""
+    layer = lqs.NestedQuantization((0,), parametrization="log")
+    layer.build(scale.shape)
+    weight = layer.scale_weight_of(scale)
+    assert weight.dtype == "float32" and weight.shape == scale.shape
+    layer.scale_weight.assign(weight)
+    step = np.spacing(np.abs(weight)).astype("float64")
+    error = np.abs(ops.convert_to_numpy(layer.scale) / scale.astype("float64") - 1)
+    assert np.all(error <= step / 2 + 1.5 * 2.0**-23)
+
+
+def test_weight_of_a_scale_is_the_scale_itself_by_default(rng):
+    scale = rng.uniform(0.1, 1, (3, 1)).astype("float32")
+    layer = lqs.NestedQuantization("row")
+    layer.build((3, 2))
+    assert layer.scale_weight_of(scale) is scale and layer.scale is layer.scale_weight
+
+
 def network(**arguments):
     quantizer = lqs.NestedQuantization(**arguments)
     model = keras.Sequential([keras.Input((4,)), lqs.QuantDense(3, kernel_quantizer=quantizer)])
@@ -150,6 +241,17 @@ def test_one_training_step_moves_the_scale_up(granularity, rng):
     model.fit(*data(rng), batch_size=16, verbose=0)
     # Adam's first step is the learning rate wherever the gradient is not 0.
     np.testing.assert_allclose(ops.convert_to_numpy(quantizer.scale) - before, 1e-3, rtol=0.01)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_one_training_step_moves_the_logarithm_up(policy, rng):
+    keras.config.set_dtype_policy(policy)
+    arguments = {"rule": lqs.GradientRatio(10.0), "initial_scale": 0.01, "parametrization": "log"}
+    model, quantizer = network(granularity="row", **arguments)
+    model.compile(keras.optimizers.Adam(0.125), "mse")
+    model.fit(*data(rng), batch_size=16, verbose=0)
+    assert quantizer.scale_weight.dtype == "float32"
+    np.testing.assert_allclose(ops.convert_to_numpy(quantizer.scale), 0.01 * math.exp(0.125), rtol=1e-4)
 
 
 def test_assigning_the_threshold_takes_effect_without_recompiling(rng):
@@ -181,6 +283,32 @@ def test_save_and_load(rule, rounding, bits, rng, reload):
         np.testing.assert_array_equal(ops.convert_to_numpy(after), ops.convert_to_numpy(before))
     inputs, _ = data(rng)
     np.testing.assert_array_equal(ops.convert_to_numpy(again(inputs)), ops.convert_to_numpy(model(inputs)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_save_and_load_the_logarithm(dtype, rng, reload):
+    keras.config.set_dtype_policy(dtype)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model = lqs.quantize(model, lqs.NestedQuantization("row", rounding="nearest", parametrization="log"))
+    (_, quantizer), _ = quantized_parameters(model)
+    quantizer.scale_weight.assign(rng.uniform(-9, 1, (4, 1)))
+    again = reload(model)
+    (_, loaded), _ = quantized_parameters(again)
+    assert loaded.parametrization == "log"
+    for before, after in ((quantizer.scale_weight, loaded.scale_weight), (quantizer.scale, loaded.scale)):
+        np.testing.assert_array_equal(*[ops.convert_to_numpy(ops.cast(value, "float32")) for value in (before, after)])
+    inputs, _ = data(rng)
+    outputs = [ops.convert_to_numpy(ops.cast(instance(inputs), "float32")) for instance in (again, model)]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_configuration_names_the_parametrization_only_where_it_is_not_linear():
+    assert "parametrization" not in lqs.NestedQuantization().get_config()
+    assert "parametrization" not in lqs.NestedQuantization(parametrization="linear").get_config()
+    layer = lqs.NestedQuantization(parametrization="log")
+    assert layer.get_config()["parametrization"] == "log" == layer.copy().parametrization
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert again.get_config() == layer.get_config()
 
 
 def test_configuration_round_trip():
@@ -232,6 +360,13 @@ def test_parameter_must_be_float(dtype):
 def test_bad_initial_scale(value):
     with pytest.raises(ValueError, match="`initial_scale` must be a finite number of at least 1.192e-05"):
         lqs.NestedQuantization(initial_scale=value)
+
+
+@pytest.mark.parametrize("value", ["exp", "Log", None, True, ["log"], math.log])
+def test_bad_parametrization(value):
+    message = r"Argument `parametrization` must be one of \('linear', 'log'\). Received: parametrization="
+    with pytest.raises(ValueError, match=message):
+        lqs.NestedQuantization(parametrization=value)
 
 
 def test_bad_penalty():

@@ -1,5 +1,7 @@
 """Tests of `lqs.packing`: what it writes, `lqs.reader` reads, and in how many bytes."""
 
+import math
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -69,6 +71,104 @@ def test_table_of_a_small_parameter_does_not_outweigh_its_codes(rng, size):
     for name, integers in samples(rng, size).items():
         tensor = read_one(*encode_integers(integers, SCALE))
         assert tensor.sections["table"] <= max(tensor.sections["codes"], 1), name
+
+
+def planted(rng, shape, spreads, offset=0):
+    """Return integers of a shape whose rows and columns are of two kinds, with a spread for each kind of block."""
+    matrix = (math.prod(shape[:-1]), shape[-1])
+    rows, columns = (rng.integers(0, 2, length) for length in matrix)
+    spread = np.reshape(spreads, (2, 2))[rows[:, None], columns]
+    return np.round(rng.laplace(offset, spread, matrix)).astype("int32").reshape(shape)
+
+
+def numbers_of_classes(patch, *numbers):
+    patch.setattr(packing, "NUMBERS_OF_CLASSES", numbers)
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+@pytest.mark.parametrize("num_classes", [2, 4])
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    shape=st.sampled_from([(60, 40), (3, 2, 12, 30), (400, 3), (4, 300), (1, 900), (900, 1)]),
+    spreads=st.lists(st.sampled_from([0.05, 1, 30, 3000, 1e6]), min_size=4, max_size=4),
+    offset=st.sampled_from([0, -40, 10_000]),
+    seed=st.integers(0, 99),
+)
+def test_matrices_of_blocks_come_back(decode, num_classes, shape, spreads, offset, seed):
+    """Whether blocks are the smallest coding or not, with octaves and remainders; blocks only where it is smaller."""
+    integers = planted(np.random.default_rng(seed), shape, spreads, offset)
+    scale = np.ones((1,) * integers.ndim, "float32")
+    with pytest.MonkeyPatch.context() as patch:
+        numbers_of_classes(patch)
+        without = sum(map(len, encode_integers(integers, scale)[1]))
+        numbers_of_classes(patch, num_classes)
+        entry, sections = encode_integers(integers, scale)
+    assert entry.get("classes", num_classes) == num_classes
+    assert sum(map(len, sections)) < without or (entry["coding"] != "blocks" and sum(map(len, sections)) == without)
+    np.testing.assert_array_equal(read_one(entry, sections, decode).integers, integers)
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_blocks_take_what_the_entropy_of_each_says(decode, num_classes, rng, monkeypatch):
+    """A tenth of the rows and of the columns are in use: zeros elsewhere take next to nothing."""
+    rows, columns = np.arange(1000) % 10 == 3, np.arange(300) % 10 == 7
+    integers = np.where(rows[:, None] & columns, np.round(rng.laplace(0, 2, (1000, 300))), 0).astype("int32")
+    numbers_of_classes(monkeypatch, num_classes)
+    entry, sections = encode_integers(integers, SCALE.reshape(1, 1))
+    assert entry["coding"] == "blocks" and entry["classes"] == num_classes
+    tensor = read_one(entry, sections, decode)
+    np.testing.assert_array_equal(tensor.integers, integers)
+    in_use = integers[np.ix_(rows, columns)]
+    bound = (entropy_bits(in_use) * in_use.size + entropy_bits(rows) * 1000 + entropy_bits(columns) * 300) / 8
+    num_bytes = tensor.sections["codes"] + tensor.sections["table"]
+    assert bound <= num_bytes * 1.001 and num_bytes <= 1.02 * bound + num_classes**2 * len(np.unique(integers)) + 100
+    numbers_of_classes(monkeypatch)
+    assert num_bytes < 0.6 * sum(map(len, encode_integers(integers, SCALE.reshape(1, 1))[1]))
+
+
+def test_blocks_make_no_file_larger(rng):
+    """Also where they save no more than what they take in the header; that is known to a few bytes."""
+    codings = set()
+    for difference in np.linspace(0, 12, 60):
+        integers = planted(rng, (50, 40), [2, 2, 2, 2 + difference])
+        files = []
+        for numbers in ((2,), ()):
+            with pytest.MonkeyPatch.context() as patch:
+                numbers_of_classes(patch, *numbers)
+                entry, sections = encode_integers(integers, SCALE.reshape(1, 1))
+            files.append(len(pack({}, [({"name": "a", **entry}, sections)])))
+            codings.add(entry["coding"])
+        assert files[0] <= files[1] + 3
+    assert codings == {"ans", "blocks"}
+
+
+def test_number_of_classes_is_the_best(rng):
+    """Four kinds of rows take four classes, two kinds two."""
+    for num_kinds in (2, 4):
+        spread = np.array([0.01, 1, 20, 400])[:: 4 // num_kinds + num_kinds // 4 - 1][:num_kinds]
+        integers = np.round(rng.laplace(0, np.repeat(spread, 2000 // num_kinds)[:, None], (2000, 40))).astype("int32")
+        assert encode_integers(integers, SCALE.reshape(1, 1))[0]["classes"] == num_kinds
+
+
+def test_no_blocks_without_structure_or_a_matrix(rng):
+    structured = planted(rng, (200, 100), [0.05, 1, 30, 400])
+    assert encode_integers(structured, SCALE.reshape(1, 1))[0]["coding"] == "blocks"
+    assert encode_integers(structured.ravel(), SCALE)[0]["coding"] == "ans"
+    mixed = rng.permutation(structured.ravel()).reshape(structured.shape)
+    assert encode_integers(mixed, SCALE.reshape(1, 1))[0]["coding"] == "ans"
+
+
+@pytest.mark.parametrize(("limit", "per_bin"), [("MAX_BLOCK_BINS", 2 * 2), ("MAX_COUNTS", 2 * 300)])
+def test_limits_of_blocks(limit, per_bin, rng, monkeypatch):
+    """Beyond them, tables or the counts of symbols would take more memory than the matrix."""
+    integers = planted(rng, (300, 40), [0.05, 0.05, 0.05, 2])
+    numbers_of_classes(monkeypatch, 2)
+    entry = encode_integers(integers, SCALE.reshape(1, 1))[0]
+    num_bins = entry["bytes"][0] // 4
+    for value, coding in ((per_bin * num_bins, "blocks"), (per_bin * num_bins - 1, "ans")):
+        monkeypatch.setattr(packing, limit, value)
+        assert encode_integers(integers, SCALE.reshape(1, 1))[0]["coding"] == coding
 
 
 def test_equal_integers_take_no_bytes():

@@ -1,5 +1,8 @@
 """Penalties: values and gradients by hand, and their mean over the whole model in the reported loss."""
 
+import functools
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -7,8 +10,15 @@ from keras import ops
 from test_rules import BAD_STRENGTHS, grouped
 
 import lqs
+from lqs.penalties import CODES, geometric_code_length
 
-PENALTIES = {"MaxBin": lqs.MaxBinPenalty, "Inverse": lqs.InversePenalty, "Difference": lqs.DifferencePenalty}
+PENALTIES = {
+    "MaxBin": lqs.MaxBinPenalty,
+    "Inverse": lqs.InversePenalty,
+    "Difference": lqs.DifferencePenalty,
+    "Elias": functools.partial(lqs.CodeLengthPenalty, code="elias"),
+    "Geometric": lqs.CodeLengthPenalty,
+}
 
 
 def term_by_loops(name, parameter, scale):
@@ -18,10 +28,30 @@ def term_by_loops(name, parameter, scale):
         return sum(max(abs(float(parameter[i])) / float(scale[k]) for i in m) for k, m in groups.items()) / len(groups)
     if name == "Inverse":
         return sum(1 / float(scale[k]) for k in groups) / len(groups)
+    quotients = [abs(float(parameter[i]) / float(scale[k])) for k, m in groups.items() for i in m]
+    if name == "Elias":
+        return sum(math.log2(1 + quotient) for quotient in quotients) / len(quotients)
+    if name == "Geometric":
+        return shortest_two_sided_geometric(sum(quotients) / len(quotients))
     deviations = [
         abs(float(parameter[i]) - float(parameter[i]) / float(scale[k])) for k, m in groups.items() for i in m
     ]
     return sum(deviations) / len(deviations)
+
+
+def shortest_two_sided_geometric(mean):
+    """Return the bits for which `-log2 p(k)`, with `p(k)` proportional to `q**abs(k)`, is least in the mean.
+
+    By a search over `-log(q)`, and with the sum of `q**abs(k)` as the two geometric series that it is made of.
+    """
+    lowest, highest = -30.0, 10.0
+    for _ in range(8):  # 10,000 points over a range that shrinks a thousandfold each time
+        grid = np.linspace(lowest, highest, 10_001)
+        rate = np.exp(grid)
+        bits = (mean * rate + np.log1p(2 * np.exp(-rate) / -np.expm1(-rate))) / math.log(2)
+        best, step = grid[bits.argmin()], 5 * (grid[1] - grid[0])
+        lowest, highest = best - step, best + step
+    return float(bits.min())
 
 
 # P = [[1, -3], [2, 1]], s = [[0.5], [2]]
@@ -32,10 +62,28 @@ def term_by_loops(name, parameter, scale):
 #   MaxBin      the largest of each row: -1 / 0.5 / 2, 1 / 2 / 2;         -3 / 0.25 / 2, -2 / 4 / 2
 #   Inverse     0;                                                       -1 / 0.25 / 2, -1 / 4 / 2
 #   Difference  sign(P - P/s) * (1 - 1/s) / 4 = 1/4, -1/4, 1/8, 1/8;      sign * P / s**2 / 4 = -4, 3/16 summed
+# The code lengths are of quotients 2, 6, 1, 1/2 in magnitude, whose mean is 19/8:
+#   Elias       log2(3 * 7 * 2 * 1.5) / 4                                mean log2(63) / 4
+#   Geometric   q solves 2 q / (1 - q**2) = 19/8: q = (sqrt(19**2 + 8**2) - 8) / 19 = (sqrt(425) - 8) / 19, and the bits
+#               are -19/8 log2(q) + log2((1 + q) / (1 - q))
+# Derivatives, with m = 19/8; that of the shortest code is its own for fixed q, -log2(q) for m:
+#   Elias       sign(P) / (s + abs(P)) / log(2) / 4;      -abs(P) / s / (s + abs(P)) / log(2) / 4, summed
+#   Geometric   sign(P) / s * -log2(q) / 4;               -abs(P) / s**2 * -log2(q) / 4, summed
+LOG_2, Q = math.log(2), (math.sqrt(425) - 8) / 19
 BY_HAND = {
     "MaxBin": (3.5, [[0, -1], [0.25, 0]], [[-6], [-0.25]]),
     "Inverse": (1.25, [[0, 0], [0, 0]], [[-2], [-0.125]]),
     "Difference": (1.375, [[0.25, -0.25], [0.125, 0.125]], [[-4], [3 / 16]]),
+    "Elias": (
+        math.log2(63) / 4,
+        np.array([[1 / 1.5, -1 / 3.5], [1 / 4, 1 / 3]]) / LOG_2 / 4,
+        np.array([[-2 / 1.5 - 6 / 3.5], [-1 / 4 - 1 / 2 / 3]]) / LOG_2 / 4,
+    ),
+    "Geometric": (
+        -19 / 8 * math.log2(Q) + math.log2((1 + Q) / (1 - Q)),
+        -math.log2(Q) / 4 * np.array([[2, -2], [0.5, 0.5]]),
+        math.log2(Q) / 4 * np.array([[16], [0.75]]),
+    ),
 }
 PARAMETER, SCALE = np.array([[1.0, -3.0], [2.0, 1.0]], "float32"), np.array([[0.5], [2.0]], "float32")
 
@@ -43,16 +91,84 @@ PARAMETER, SCALE = np.array([[1.0, -3.0], [2.0, 1.0]], "float32"), np.array([[0.
 @pytest.mark.parametrize("name", PENALTIES)
 def test_by_hand(name, gradients):
     value, parameter_gradient, scale_gradient = BY_HAND[name]
-    assert term_by_loops(name, PARAMETER, SCALE) == value
+    assert term_by_loops(name, PARAMETER, SCALE) == pytest.approx(value, rel=1e-12)
     layer = lqs.NestedQuantization("row", lqs.Frozen(), PENALTIES[name](0.5))
     layer.build((2, 2))
     layer.scale.assign(SCALE)
     layer(PARAMETER)
-    assert float(sum(layer.losses)) == 0.5 * value
+    assert float(sum(layer.losses)) == pytest.approx(0.5 * value, rel=1e-6)
     upstream = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
     result = gradients(layer, PARAMETER, upstream)
     np.testing.assert_allclose(result[0], upstream + 0.5 * np.array(parameter_gradient), rtol=1e-6)
     np.testing.assert_allclose(result[1], 0.5 * np.array(scale_gradient), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_gradient_of_the_logarithm_is_that_of_the_scale_times_the_scale(name, gradients):
+    layer = lqs.NestedQuantization("row", lqs.Frozen(), PENALTIES[name](0.5), parametrization="log")
+    layer.build((2, 2))
+    layer.scale_weight.assign(np.log(SCALE))
+    parameter_gradient, weight_gradient = gradients(layer, PARAMETER, 0 * PARAMETER)
+    np.testing.assert_allclose(parameter_gradient, 0.5 * np.array(BY_HAND[name][1]), rtol=1e-5)
+    np.testing.assert_allclose(weight_gradient, 0.5 * np.array(BY_HAND[name][2]) * SCALE, rtol=1e-5)
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("spread", [1e-3, 0.05, 1, 30, 1e4])
+def test_code_lengths_and_their_gradients_by_finite_differences(code, spread, gradients, rng):
+    """Of the value by loops, in float64, along a random direction of parameter and scale."""
+    name = code.capitalize()
+    layer = lqs.NestedQuantization("column", lqs.Frozen(), lqs.CodeLengthPenalty(1.0, code))
+    layer.build((5, 4))
+    scale = rng.uniform(0.5, 2, (1, 4)).astype("float32")
+    parameter = (spread * rng.laplace(size=(5, 4))).astype("float32")
+    layer.scale.assign(scale)
+    layer(parameter)
+    assert float(sum(layer.losses)) == pytest.approx(term_by_loops(name, parameter, scale), rel=2e-5)
+    directions = [rng.normal(size=array.shape) * array for array in (parameter, scale)]
+    sides = [
+        term_by_loops(
+            name,
+            *[
+                array.astype("float64") + sign * 1e-4 * d
+                for array, d in zip((parameter, scale), directions, strict=True)
+            ],
+        )
+        for sign in (1, -1)
+    ]
+    result = gradients(layer, parameter, 0 * parameter)
+    slope = sum(np.sum(gradient * direction) for gradient, direction in zip(result, directions, strict=True))
+    assert slope == pytest.approx((sides[0] - sides[1]) / 2e-4, rel=2e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("granularity", ["scalar", "row"])
+def test_code_lengths_of_zeros(code, granularity, gradients):
+    """No bits, and finite gradients; one element that is not 0 is drawn towards it."""
+    layer = lqs.NestedQuantization(granularity, lqs.Frozen(), lqs.CodeLengthPenalty(1.0, code), initial_scale=0.5)
+    layer.build((3, 4))
+    parameter = np.zeros((3, 4), "float32")
+    layer(parameter)
+    assert float(sum(layer.losses)) == pytest.approx(0, abs=1e-6)
+    parameter_gradient, scale_gradient = gradients(layer, parameter, parameter)
+    assert np.isfinite(parameter_gradient).all() and np.all(scale_gradient == 0)
+    for value in (1e-30, 1e-3, -1e-3):
+        parameter[1, 2] = value
+        parameter_gradient, scale_gradient = gradients(layer, parameter, 0 * parameter)
+        assert np.isfinite(parameter_gradient).all() and parameter_gradient[1, 2] * value > 0
+        assert np.isfinite(scale_gradient).all() and np.all(scale_gradient <= 0)
+
+
+@pytest.mark.parametrize("q", [0.01, 0.2, 0.6, 0.9, 0.98])
+def test_geometric_code_length_is_that_of_the_best_code_for_integers(q, rng):
+    """A search over explicit codes of integers drawn from one: no two-sided geometric code is shorter."""
+    integers = rng.geometric(1 - q, 5000) - rng.geometric(1 - q, 5000)
+    support = np.abs(np.arange(-20_000, 20_001))
+    lengths = []
+    for base in 1 / (1 + np.exp(np.linspace(-7, 7, 400))):
+        lengths.append(np.mean(-np.log2(base) * np.abs(integers)) + np.log2(np.sum(base**support)))
+    length = float(geometric_code_length(integers.astype("float32"), np.ones((1,), "float32"), (0,)))
+    assert length == pytest.approx(min(lengths), rel=1e-3) and length <= min(lengths) * (1 + 1e-5)
 
 
 def test_added_to_the_gradient_of_the_rule(gradients):
@@ -247,6 +363,7 @@ def test_configuration_round_trip(name):
     penalty = PENALTIES[name](3e-9)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(penalty))
     assert type(again) is type(penalty) and again.get_config() == penalty.get_config()
+    assert name not in ("Elias", "Geometric") or again.code == name.lower()
     assert float(ops.convert_to_numpy(again.rate)) == pytest.approx(3e-9)
     assert not again.trainable_variables
 
@@ -256,6 +373,12 @@ def test_configuration_round_trip(name):
 def test_bad_rate(name, value):
     with pytest.raises(ValueError, match="`rate` must be a finite number >= 0. Received: rate="):
         PENALTIES[name](value)
+
+
+@pytest.mark.parametrize("code", ["Elias", "huffman", None, 3, ["elias"], geometric_code_length])
+def test_bad_code(code):
+    with pytest.raises(ValueError, match=r"`code` must be one of \('elias', 'geometric'\). Received: code="):
+        lqs.CodeLengthPenalty(0.1, code)
 
 
 def test_abstract_penalty():

@@ -12,8 +12,8 @@ import pytest
 from lqs import packing, reader
 from lqs.layers import QuantConv2D, QuantDense, QuantizedModel
 from lqs.nested import NestedQuantization
-from lqs.penalties import DifferencePenalty
-from lqs.rules import Frozen, GradientRatio
+from lqs.penalties import CodeLengthPenalty, DifferencePenalty
+from lqs.rules import Frozen, GradientRatio, StraightThrough
 from lqs.saving import load, pack_model, save
 from lqs.sizes import size_report
 from lqs.statistics import quantized_parameters, to_numpy
@@ -93,8 +93,9 @@ def scramble(model, rng, spread=0.2):
     """Give all float variables but scales and strengths random values, and scales about a tenth of these."""
     for variable in model.variables:
         noise = rng.normal(0, spread, variable.shape)
-        if variable.name == "scale":
-            variable.assign(np.abs(noise) / 5 + spread / 100)
+        if variable.name in ("scale", "log_scale"):
+            scale = np.abs(noise) / 5 + spread / 100
+            variable.assign(scale if variable.name == "scale" else np.log(scale))
         elif variable.name not in ("threshold", "rate") and variable.dtype == "float32":
             variable.assign(np.abs(noise) if "variance" in variable.name else noise)
 
@@ -109,19 +110,28 @@ def assert_same(loaded, model, rng):
     ours, theirs = integers_and_scales(loaded), integers_and_scales(model)
     assert [a.dtype for a in ours] == [a.dtype for a in theirs]
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    quantized = {id(variable) for m in (loaded, model) for variable, _ in quantized_parameters(m)}
+    quantized = {id(variable) for pair in quantized_parameters(loaded) for variable in (pair[0], pair[1].scale_weight)}
     for a, b in zip(loaded.variables, model.variables, strict=True):
         assert id(a) in quantized or np.array_equal(to_numpy(a.value), to_numpy(b.value)), a.path
     x = inputs_of(model, rng)
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
-@pytest.mark.parametrize("rounding", ["floor", "nearest"])
-@pytest.mark.parametrize("bits", [None, 3])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"bits": 3},
+        {"rounding": "nearest"},
+        {"rounding": "nearest", "bits": 3},
+        {"parametrization": "log"},
+        {"rounding": "nearest", "parametrization": "log"},
+    ],
+)
 @pytest.mark.parametrize("make", [dense, convolutional, recurrent, attentive, shared, subclassed])
-def test_same_network_comes_back(make, bits, rounding, rng, tmp_path):
-    prototype = NestedQuantization("column", GradientRatio(1e-9), rounding=rounding, bits=bits)
-    model = quantize(make(), kernel=prototype, bias=NestedQuantization(rounding=rounding))
+def test_same_network_comes_back(make, arguments, rng, tmp_path):
+    prototype = NestedQuantization("column", GradientRatio(1e-9), **arguments)
+    model = quantize(make(), kernel=prototype, bias=NestedQuantization(rounding=prototype.rounding))
     scramble(model, rng)
     save(model, tmp_path / "model.lqs")
     assert_same(load(tmp_path / "model.lqs"), model, rng)
@@ -151,11 +161,10 @@ def test_integers_at_the_edges_of_their_bins_come_back(rng, tmp_path):
     assert_same(load(tmp_path / "model.lqs"), model, rng)
 
 
-def test_integers_beyond_the_precision_of_floats_come_back_with_their_parameter(rng, tmp_path):
-    model = quantize(dense(), kernel=NestedQuantization("row"))
-    scramble(model, rng)
-    kernel, quantizer = quantized_parameters(model)[0]
-    quantizer.scale.assign(np.full(quantizer.scale.shape, quantizer.initial_scale))
+@pytest.mark.parametrize("parametrization", ["linear", "log"])
+def test_integers_beyond_the_precision_of_floats_come_back_with_their_parameter(parametrization, rng, tmp_path):
+    model = quantize(dense(), kernel=NestedQuantization("row", parametrization=parametrization))
+    kernel = quantized_parameters(model)[0][0]  # its scales are the initial ones, 1e-5
     kernel.assign(rng.normal(0, 500, kernel.shape))  # integers up to 1e8
     save(model, tmp_path / "model.lqs")
     assert_same(load(tmp_path / "model.lqs"), model, rng)
@@ -165,9 +174,17 @@ def test_integers_beyond_the_precision_of_floats_come_back_with_their_parameter(
     assert size_report(model).loc["total", "file_bytes"] == os.path.getsize(tmp_path / "model.lqs")
 
 
-def test_trained_model_comes_back_and_trains_on(rng, tmp_path):
-    penalty = NestedQuantization("row", Frozen(), DifferencePenalty(1e-3))
-    model = quantize(dense(), kernel=penalty, bias=NestedQuantization())
+PROTOTYPES = {
+    "linear": NestedQuantization("row", Frozen(), DifferencePenalty(1e-3)),
+    "log": NestedQuantization(
+        "row", StraightThrough(), CodeLengthPenalty(0.1), "nearest", initial_scale=0.01, parametrization="log"
+    ),
+}
+
+
+@pytest.mark.parametrize("parametrization", PROTOTYPES)
+def test_trained_model_comes_back_and_trains_on(parametrization, rng, tmp_path):
+    model = quantize(dense(), kernel=PROTOTYPES[parametrization], bias=NestedQuantization())
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     x, y = rng.normal(size=(64, 12)).astype("float32"), rng.integers(0, 3, 64)
     model.compile(keras.optimizers.Adam(1e-2), loss)
@@ -202,7 +219,7 @@ def test_other_variables_in_half_precision(float_dtype, rng, tmp_path):
 
 
 def test_file_is_read_in_another_process_and_on_the_other_backend(rng, tmp_path):
-    model = quantize(dense(), kernel=NestedQuantization("row"))
+    model = quantize(dense(), kernel=NestedQuantization("row", parametrization="log"))
     scramble(model, rng)
     save(model, tmp_path / "model.lqs")
     x = inputs_of(model, rng)
@@ -372,6 +389,26 @@ def test_configuration_and_arrays_that_do_not_fit_together(change, message, rng,
     # Nothing of the refused model is left for Keras to give values to.
     save(dense(), path)
     load(path)
+
+
+@pytest.mark.parametrize("parametrization", ["linear", "log"])
+@pytest.mark.parametrize("value", [0, -0.5, np.nan, np.inf])
+@pytest.mark.parametrize("is_left", [False, True])
+def test_scale_that_is_not_a_positive_number(value, parametrization, is_left, rng, tmp_path):
+    """With its integers, or by itself at the end of the file."""
+    model = quantize(dense(), kernel=NestedQuantization("row", parametrization=parametrization), bias=None)
+    if is_left:
+        model.layers[0].layer.kernel.assign(rng.normal(0, 500, (12, 8)))  # integers beyond the precision of floats
+
+    def change(configuration, tensors):
+        tensor = tensors[-1 if is_left else 0][1]
+        (tensor.values if is_left else tensor.scale)[3] = value
+
+    write_with(tmp_path / "model.lqs", model, lambda *parts: None)
+    load(tmp_path / "model.lqs")
+    write_with(tmp_path / "model.lqs", model, change)
+    with pytest.raises(reader.FileFormatError, match="kernel.* has a scale that is not a positive number"):
+        load(tmp_path / "model.lqs")
 
 
 def test_whole_file_of_the_helper_loads(rng, tmp_path):

@@ -19,8 +19,8 @@ from lqs.wrapping import quantize
 L = keras.layers
 
 
-@pytest.fixture
-def model(rng):
+@pytest.fixture(params=["linear", "log"])
+def model(rng, request):
     """Return a network of 4·30 + 30 quantized parameters, 120 of BatchNormalization and 30·2 + 2 in float."""
     layers = [
         keras.Input((4,)),
@@ -30,9 +30,11 @@ def model(rng):
         L.Dense(2, name="last"),
     ]
     model = keras.Sequential(layers)
-    model = quantize(model, NestedQuantization("row"), NestedQuantization(), lambda layer, _: layer.name == "first")
+    prototypes = [NestedQuantization(granularity, parametrization=request.param) for granularity in ("row", "scalar")]
+    model = quantize(model, *prototypes, lambda layer, _: layer.name == "first")
     for variable, quantizer in quantized_parameters(model):
-        quantizer.scale.assign(np.full(quantizer.scale.shape, 0.5))
+        scale = np.full(quantizer.scale.shape, 0.5, "float32")
+        quantizer.scale_weight.assign(quantizer.scale_weight_of(scale))
         variable.assign(rng.normal(0, 5, variable.shape))
     return model
 

@@ -176,6 +176,17 @@ def test_summary_of_the_thesis_layer(layer):
     assert (bias["shape"], bias["zeros"], bias["entropy_bits"], bias["scale_max"]) == ((2,), 0.5, 1, 0.5)
 
 
+def test_summary_of_scales_by_their_logarithm(rng):
+    quantizer = lqs.NestedQuantization("row", initial_scale=0.25, parametrization="log")
+    layer = lqs.QuantDense(3, kernel_quantizer=quantizer)
+    layer.build((None, 2))
+    layer.kernel.assign([[0.3, -0.1, 0.6], [5, 7, 9]])
+    layer.kernel_quantizer.scale_weight.assign(np.log([[0.25], [2.0]]))
+    (row,) = summary(layer).to_dict("records")
+    assert (row["scale_min"], row["scale_max"]) == (pytest.approx(0.25), pytest.approx(2.0))
+    assert (row["unique"], row["min"], row["max"]) == (5, -1, 4)  # 1, -1, 2 and 2, 3, 4
+
+
 def test_summary_of_a_quantized_model():
     inputs = keras.Input((2,))
     shared = keras.layers.Dense(2, name="shared")

@@ -243,6 +243,29 @@ def test_fit_save_and_load(kind, rng, reload):
     assert not IS_JAX or quantized.optimizer.iterations.value == 4
 
 
+@pytest.mark.parametrize("kind", ["Embedding, LSTM", "MultiHeadAttention", "shared", "subclassed", "convolution"])
+def test_fit_save_load_and_dequantize_by_the_logarithm(kind, rng, reload):
+    """The arguments that `CodeLengthPenalty` is meant for; each scale starts at `COARSE` and moves by itself."""
+    model = MODELS[kind]()
+    inputs = inputs_of(model, rng)
+    penalty = lqs.CodeLengthPenalty(1.0)
+    prototype = coarse(rule=lqs.StraightThrough(), penalty=penalty, rounding="nearest", parametrization="log")
+    quantized = lqs.quantize(model, kernel=prototype, bias=prototype)
+    assert {q.parametrization for q in all_quantizers(quantized)} == {"log"}
+    quantized.compile(keras.optimizers.Adam(0.1), "mse")
+    targets = np.ones(predict(model, inputs).shape, "float32")
+    history = quantized.fit(inputs, targets, batch_size=4, epochs=2, verbose=0).history["loss"]
+    assert np.isfinite(history).all()
+    scales = [ops.convert_to_numpy(q.scale) for q in all_quantizers(quantized)]
+    factors = np.concatenate([np.ravel(scale) for scale in scales]) / COARSE
+    assert factors.min() > np.exp(-0.41) and 1.2 < factors.max() < np.exp(0.41)  # four steps of Adam
+    again, plain = reload(quantized), lqs.dequantize(quantized)
+    for scale, quantizer in zip(scales, all_quantizers(again), strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(quantizer.scale), scale)
+    for copy in (again, plain):
+        np.testing.assert_array_equal(predict(copy, inputs), predict(quantized, inputs))
+
+
 def test_masks_reach_the_recurrent_layer(rng):
     """What follows a masked position does not matter: the embedding's row 0 may be anything."""
     for functional in (False, True):
@@ -638,8 +661,10 @@ def test_fit_under_mixed_precision(policy, whole, jit_compile, rng, reload):
     keras.config.set_dtype_policy(policy)
     model = network(whole)
     inputs = inputs_of(model, rng)
-    prototype = lqs.NestedQuantization(rounding="nearest", initial_scale=SCALE, rule=lqs.GradientRatio(1e4))
-    quantized = lqs.quantize(model, kernel=prototype, bias=prototype)
+    arguments = {"rounding": "nearest", "initial_scale": SCALE, "rule": lqs.GradientRatio(1e4)}
+    kernel = lqs.NestedQuantization(**arguments)
+    bias = lqs.NestedQuantization(**arguments, parametrization="log")
+    quantized = lqs.quantize(model, kernel=kernel, bias=bias)
     outputs = quantized(inputs)
     assert keras.backend.standardize_dtype(outputs.dtype) == keras.DTypePolicy(policy).compute_dtype
     quantized.compile(keras.optimizers.Adam(1e-3), "mse", jit_compile=jit_compile)
