@@ -100,7 +100,7 @@ def main():
         bound = entropy_bytes(arrays)
         pack = functools.partial(encode, arrays)
         content, encoding = best_time(pack)
-        parse = functools.partial(reader.parse, content, decode=packing.decode_symbols)
+        parse = functools.partial(reader.parse, content, decoder=packing.Decoder)
         _, decoding = best_time(parse)
         print(
             f"\n{size:,} parameters, spread {spread}: {8 * bound / size:.2f} bits of entropy each, {bound:,.0f} bytes"

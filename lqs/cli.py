@@ -25,7 +25,7 @@ def commands():
 @click.argument("path", type=EXISTING)
 def info(path):
     """Print what is in a .lqs file: a line for each array, and where its bytes go."""
-    configuration, tensors = reader.read(path, decode=packing.decode_symbols)
+    configuration, tensors = reader.read(path, decoder=packing.Decoder)
     version = path.read_bytes()[len(reader.MAGIC)]
     click.echo(f"{configuration.get('class_name')} of {len(tensors)} arrays, format {version}")
     rows = [("array", "shape", "integers", "unique", "codes", "table", "scale", "values")]

@@ -6,27 +6,27 @@ import zlib
 import constriction
 import numpy as np
 
-from lqs.coclustering import block_counts, cocluster
 from lqs.files import write_atomically
 from lqs.reader import (
     CHECKSUM,
     DICTIONARIES,
     MAGIC,
     MAX_BINS,
+    MAX_CONTEXT_ELEMENTS,
+    MAX_CONTEXT_ROWS,
     MAX_OCTAVE,
     PRECISION,
     PREFIX,
     VERSION,
     bins,
     check,
+    code_in_contexts,
     cumulative_frequencies,
     weights,
 )
 
 MAX_SPAN = 2**24  # of integers that are counted rather than sorted
-NUMBERS_OF_CLASSES = (2, 4)
-MAX_BLOCK_BINS = 2**12  # of the tables of all blocks together
-MAX_COUNTS = 2**25  # of symbols in each row, or column, and class: 256 MiB
+MAX_UNARY = 15  # largest magnitude that is coded by a flag for each step
 _WEIGHTS = weights(bytes(range(256)))
 
 
@@ -82,9 +82,8 @@ def encode_numbers(array, dtype=None, stored=None):
 def encode_integers(integers, scale, dtype="float32"):
     """Return `(entry, sections)` of the integers and the scale of a quantized parameter.
 
-    Integers are entropy-coded with the resolution of bins, `octave`, that gives the fewest bytes with its table. A
-    matrix is coded in blocks, of the row and column classes of `lqs.coclustering`, or integers take the same number
-    of bits each, where that is smaller still.
+    Integers are entropy-coded with the resolution of bins, `octave`, that gives the fewest bytes with its table. Small
+    ones are coded in contexts, or all take the same number of bits, where that is smaller still.
 
     Args:
         integers: int32 array.
@@ -108,20 +107,29 @@ def encode_integers(integers, scale, dtype="float32"):
     if octave is not None:
         symbols, remainders = _symbols(values + lowest, indices, octave)
         candidates.append(({"coding": "ans", "octave": octave}, [*_ans(symbols), remainders]))
-        for num_classes in _numbers_of_classes(integers.shape, symbols):
-            sections = _blocks(symbols.reshape(-1, integers.shape[-1]), num_classes, remainders)
-            candidates.append(({"coding": "blocks", "octave": octave, "classes": num_classes}, sections))
+    if _fits_contexts(integers):
+        matrix = integers.reshape(-1, integers.shape[-1])
+        line = _line(matrix)
+        candidates.append(({"coding": "contexts", "line": line}, [_in_contexts(matrix, line)]))
     coding, sections = min(candidates, key=lambda candidate: _num_bytes(*candidate))
     entry = {**entry, **coding, "bytes": [len(section) for section in sections], "scale": scale_entry}
     return entry, [*sections, *scale_sections]
 
 
-def decode_symbols(words, runs):
-    """Return what `lqs.reader.decode_symbols` does, at the speed of compiled code."""
-    coder = constriction.stream.stack.AnsCoder(words.astype("uint32"))
-    symbols = [coder.decode(_model(cumulative), num_symbols) for num_symbols, cumulative in runs]
-    check(coder.is_empty(), "codes are left over")
-    return np.concatenate(symbols)
+class Decoder:
+    """Does what `lqs.reader.Decoder` does, at the speed of compiled code."""
+
+    def __init__(self, words):
+        self.coder = constriction.stream.stack.AnsCoder(words.astype("uint32"))
+
+    def symbols(self, num_symbols, cumulative):
+        return self.coder.decode(_model(np.diff(cumulative)), num_symbols)
+
+    def flags(self, frequencies):
+        return self.coder.decode(*_flag_models(frequencies)).astype(bool)
+
+    def finish(self):
+        check(self.coder.is_empty(), "codes are left over")
 
 
 def _to_stored(array, stored):
@@ -172,7 +180,7 @@ def _symbols(values, indices, octave):
 def _ans(symbols):
     """Return the sections `[table, codes]` of symbols that share one table."""
     table = _table(np.bincount(symbols))
-    return [table, _encode([(symbols, table)])]
+    return [table, _encode(symbols, _model(np.diff(cumulative_frequencies(table))))]
 
 
 def _num_bytes(coding, sections):
@@ -182,40 +190,40 @@ def _num_bytes(coding, sections):
     return sum(header["bytes"]) + len(_deflate(text, DICTIONARIES[VERSION]))
 
 
-def _numbers_of_classes(shape, symbols):
-    """Return the numbers of classes to try for symbols of an array of the given shape."""
-    if len(shape) < 2:
-        return []
-    num_symbols, longest = int(symbols.max()) + 1, max(symbols.size // shape[-1], shape[-1])
-    num_counts = longest * num_symbols
-    return [
-        n
-        for n in NUMBERS_OF_CLASSES
-        if n <= longest and num_symbols * n**2 <= MAX_BLOCK_BINS and num_counts * n <= MAX_COUNTS
-    ]
+def _fits_contexts(integers):
+    return (
+        0 < integers.size <= MAX_CONTEXT_ELEMENTS
+        and integers.ndim > 0
+        and integers.size // integers.shape[-1] <= MAX_CONTEXT_ROWS
+        and -MAX_UNARY <= integers.min() <= integers.max() <= MAX_UNARY
+    )
 
 
-def _blocks(symbols, num_classes, remainders):
-    """Return the sections of a matrix of symbols, coded in blocks; see `lqs.reader`."""
-    num_symbols = int(symbols.max()) + 1
-    rows, columns = cocluster(symbols, num_symbols, num_classes)
-    counts = block_counts(symbols, rows, columns, num_symbols, num_classes).reshape(-1, num_symbols)
-    tables = [_table(of_block) if of_block.any() else bytes(num_symbols) for of_block in counts]
-    blocks = [
-        symbols[np.ix_(rows == row, columns == column)].ravel() for row, column in np.ndindex(num_classes, num_classes)
-    ]
-    steps = [np.diff(classes, prepend=0) % num_classes for classes in (rows, columns)]
-    class_tables = [_table(np.bincount(step, minlength=num_classes)) for step in steps]
-    codes = _encode(zip(blocks, tables, strict=True))
-    class_codes = _encode(zip(steps, class_tables, strict=True))
-    return [b"".join(tables), codes, remainders, b"".join(class_tables), class_codes]
+def _line(matrix):
+    """Return how many rows below its own a row finds most of its elements that are not zero again, at least two."""
+    num_rows = len(matrix)
+    spectrum = np.fft.rfft(matrix != 0, 2 * num_rows, axis=0)
+    in_common = np.fft.irfft((np.abs(spectrum) ** 2).sum(1))[:num_rows]
+    return 2 + int(np.argmax(in_common[2:].round())) if num_rows > 2 else 2
 
 
-def _encode(runs):
-    """Return the bytes of runs of symbols, each with its table, in the order in which they are decoded."""
+def _in_contexts(matrix, line):
+    """Return the section of a matrix of integers that is coded in contexts."""
+    calls = []
+
+    def code(frequencies, flags):
+        calls.append((frequencies, flags))
+        return flags
+
+    code_in_contexts(matrix.shape, line, code, matrix)
+    frequencies, flags = map(np.concatenate, zip(*calls, strict=True))
+    return _encode(flags, *_flag_models(frequencies))
+
+
+def _encode(symbols, *model):
+    """Return the bytes of symbols, in the order in which they are decoded."""
     coder = constriction.stream.stack.AnsCoder()
-    for symbols, table in reversed([(symbols, table) for symbols, table in runs if len(symbols)]):
-        coder.encode_reverse(symbols.astype("int32"), _model(cumulative_frequencies(table)))
+    coder.encode_reverse(symbols.astype("int32"), *model)
     return coder.get_compressed().astype("<u4").tobytes()
 
 
@@ -239,14 +247,19 @@ def _table(counts):
     return (above - nearer_below).astype("uint8").tobytes()
 
 
-def _model(cumulative):
-    """Return constriction's model with exactly these cumulative frequencies.
+def _model(frequencies):
+    """Return constriction's model with exactly these frequencies.
 
     It gives every symbol one of the `2**24` slots and divides the others in proportion to the probabilities. In
     float64, the sums of these are exact.
     """
-    probabilities = (np.diff(cumulative) - 1) / 2.0**PRECISION
-    return constriction.stream.model.Categorical(probabilities, perfect=False)
+    return constriction.stream.model.Categorical((frequencies - 1) / 2.0**PRECISION, perfect=False)
+
+
+def _flag_models(frequencies):
+    """Return constriction's model of flags, and its parameters for each one: exactly these frequencies of a 1."""
+    both = np.stack([2**PRECISION - frequencies, frequencies], 1)
+    return constriction.stream.model.Categorical(perfect=False), (both - 1) / 2.0**PRECISION
 
 
 def _pack_bits(groups, widths):

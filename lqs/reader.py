@@ -2,7 +2,7 @@ r"""Reader of `.lqs` files that needs NumPy alone, so that a file outlives Keras
 
     python lqs/reader.py model.lqs            # a table of the tensors
 
-The format, version 2 (version 1 has the dictionary `header_v1.dict` and no `blocks`); all numbers are little-endian:
+The format, version 2 (version 1 has the dictionary `header_v1.dict` and no `contexts`); all numbers are little-endian:
 
 | bytes | content |
 | --- | --- |
@@ -30,12 +30,18 @@ Codings of integers `P_q`, whose entry has further an entry `scale`, whose secti
   `c * (2**24 - B) // C + arange(B + 1)` are the cumulative frequencies of a stream ANS coder (Duda 2013, arXiv
   1311.2540) with 64 bits of state, words of 32 bits and 24 of precision: the codes. The remainders are the lower `e`
   bits of every `m`, most significant first, those with `e = 1` first, then those with `e = 2`, and so on.
-* `blocks`, since version 2: as `ans`, for a matrix with the last axis as its columns and all others as its rows. With
-  `n` the `classes` of the entry, each row and each column belongs to one of `n` classes, and each block, the elements
-  of one row class and one column class, has its own table. The sections of `ans`, with the tables of all blocks in a
-  row, row class by row class, and the codes in that order, C order within a block, are followed by table and codes of
-  the classes: `n` weights for rows and `n` for columns, then the class of each row less that of the row before (at
-  first 0), modulo `n`, and the same for each column.
+* `contexts`, since version 2: one section, flags in that ANS coder, by context-adaptive models as in DeepCABAC
+  (Wiedemann et al. 2020, arXiv 1907.11900). The integers are a matrix, the last axis its columns, all others its
+  rows. Row by row come the flags `P_q != 0` of all columns, `P_q > 0` of those, then `|P_q| > 1` of those,
+  `|P_q| > 2` of those where that is set, and so on while a flag is set. With `a` set flags among the `n` flags of the
+  same context in the calls before (one call for every kind of flag in a row), a flag is 1 with frequency
+  `(2 * a + 1) * (2**24 - 2) // (2 * n + d) + 1` of `2**24`, where `d` is 16 for the first kind and 2 for the others;
+  0 comes first. With `i` the row and `L` the `line` of the entry, consider rows `i - 1`, `i - L`, `i - L - 1`,
+  `i - L + 1`; those before the first are zeros. The context of `P_q != 0` is a triple: the numbers not zero in the
+  same column of these rows, those of the first two counted twice, at most 3; half the bit length, rounded up, of
+  how many are not zero in these rows, at most 4; the bit length of how many are not zero in the column so far, at
+  most 4. The context of `P_q > 0` is the sign of the sum of the signs in the same column of these rows, that of
+  `|P_q| > k` is `k`.
 """
 
 import bisect
@@ -65,8 +71,11 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 DTYPES = (*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 # Pieces of headers of small models, as a preset dictionary for deflate. Part of the format: they never change.
 DICTIONARIES = {version: Path(__file__).with_name(f"header_v{version}.dict").read_bytes() for version in KNOWN_VERSIONS}
-MAX_CLASSES = 16
-NUM_SECTIONS = {"raw": 1, "deflate": 1, "fixed": 1, "ans": 3, "blocks": 5}
+NUM_SECTIONS = {"raw": 1, "deflate": 1, "fixed": 1, "ans": 3, "contexts": 1}
+NEIGHBOUR_WEIGHTS = np.array([2, 2, 1, 1])
+MAX_CONTEXT_ROWS = 2**14
+MAX_CONTEXT_ELEMENTS = 2**22
+MAX_MAGNITUDE = 255
 
 
 class FileFormatError(ValueError):
@@ -99,22 +108,22 @@ class Tensor:
         return self.values if self.integers is None else self.integers.astype(self.scale.dtype) * self.scale
 
 
-def read(path, max_bytes=MAX_BYTES, decode=None):
+def read(path, max_bytes=MAX_BYTES, decoder=None):
     """Return the configuration of the model, a dictionary, and the list of `Tensor` in a `.lqs` file.
 
     Args:
         path: path of the file.
         max_bytes: limit of the size of all arrays together.
-        decode: function `(words, runs) -> symbols` that decodes ANS codes; by default `decode_symbols`.
+        decoder: class that decodes ANS codes; by default `Decoder`.
 
     Raises:
         FileFormatError: if the file is not whole, not well-formed, or larger than `max_bytes` when decoded.
         OSError: if it cannot be read.
     """
-    return parse(Path(path).read_bytes(), max_bytes, decode)
+    return parse(Path(path).read_bytes(), max_bytes, decoder)
 
 
-def parse(content, max_bytes=MAX_BYTES, decode=None):
+def parse(content, max_bytes=MAX_BYTES, decoder=None):
     """Return what `read` does, from the bytes of a file."""
     try:
         header, body = _split(content)
@@ -127,7 +136,7 @@ def parse(content, max_bytes=MAX_BYTES, decode=None):
             for length in _lengths(entry):
                 sections.append(body[position : position + length])
                 position += length
-            tensors.append(_tensor(entry, sections, decode or decode_symbols))
+            tensors.append(_tensor(entry, sections, decoder or Decoder))
         return header["model"], tensors
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as error:
         raise FileFormatError(f"The file is not a well-formed .lqs file: {type(error).__name__}: {error}") from error
@@ -175,29 +184,116 @@ def cumulative_frequencies(table):
     return cumulative * (2**PRECISION - num_bins) // cumulative[-1] + np.arange(num_bins + 1)
 
 
-def decode_symbols(words, runs):
-    """Return the symbols that were coded into 32-bit words.
+class Decoder:
+    """Decodes what a stream ANS coder coded into 32-bit words.
 
     Args:
         words: array of the words.
-        runs: list of pairs `(num_symbols, cumulative)`: so many symbols with these cumulative frequencies, and so on.
     """
-    words = words.tolist()
-    state = 0
-    for _ in range(min(2, len(words))):
-        state = state << 32 | words.pop()
-    symbols = [np.empty(num_symbols, "int32") for num_symbols, _ in runs]
-    for run, (_, cumulative) in zip(symbols, runs, strict=True):
+
+    def __init__(self, words):
+        self.words, self.state = words.tolist(), 0
+        for _ in range(min(2, len(self.words))):
+            self._refill()
+
+    def symbols(self, num_symbols, cumulative):
+        """Return the next symbols, which have these cumulative frequencies."""
         starts, frequencies = cumulative.tolist(), np.diff(cumulative).tolist()
-        for index in range(len(run)):
-            quantile = state & (2**PRECISION - 1)
-            symbol = bisect.bisect_right(starts, quantile) - 1
-            state = (state >> PRECISION) * frequencies[symbol] + quantile - starts[symbol]
-            if state < 2**32 and words:
-                state = state << 32 | words.pop()
-            run[index] = symbol
-    check(state == 0 and not words, "codes are left over")
-    return np.concatenate(symbols)
+        symbols = np.empty(num_symbols, "int32")
+        for index in range(num_symbols):
+            symbol = bisect.bisect_right(starts, self.state & (2**PRECISION - 1)) - 1
+            self._advance(starts[symbol], frequencies[symbol])
+            symbols[index] = symbol
+        return symbols
+
+    def flags(self, frequencies):
+        """Return the next flags, each with its own frequency of a 1."""
+        flags = np.empty(len(frequencies), bool)
+        for index, frequency in enumerate(frequencies.tolist()):
+            start = 2**PRECISION - frequency
+            flag = (self.state & (2**PRECISION - 1)) >= start
+            self._advance(*((start, frequency) if flag else (0, start)))
+            flags[index] = flag
+        return flags
+
+    def finish(self):
+        """Raise a `FileFormatError` unless everything is decoded."""
+        check(self.state == 0 and not self.words, "codes are left over")
+
+    def _advance(self, start, frequency):
+        self.state = (self.state >> PRECISION) * frequency + (self.state & (2**PRECISION - 1)) - start
+        if self.state < 2**32 and self.words:
+            self._refill()
+
+    def _refill(self):
+        self.state = self.state << 32 | self.words.pop()
+
+
+class FlagCounts:
+    """Counts of flags by their contexts, and the frequencies that follow from them."""
+
+    def __init__(self, num_contexts, denominator):
+        self.counts, self.denominator = np.zeros((num_contexts, 2), "int64"), denominator
+
+    def frequencies(self, contexts):
+        """Return how many of `2**24` slots stand for a 1, in each of some contexts."""
+        counts = self.counts[contexts]
+        odds = (2 * counts[:, 1] + 1) * (2**PRECISION - 2)
+        return odds // (2 * counts.sum(1) + self.denominator) + 1
+
+    def add(self, contexts, flags):
+        """Count flags that have been coded in some contexts."""
+        self.counts += np.bincount(2 * contexts + flags, minlength=self.counts.size).reshape(-1, 2)
+
+
+def code_in_contexts(shape, line, code, matrix=None):
+    """Return a matrix of integers whose flags are coded as `contexts`; see the head of this module.
+
+    The same steps decode and encode.
+
+    Args:
+        shape: of the matrix.
+        line: number of rows between vertical neighbours.
+        code: function `(frequencies, flags) -> flags`, called for the flags of each kind in each row. It gets the
+            frequencies of a 1, and the flags, or `None` if there is no `matrix`.
+        matrix: the integers, when they are encoded.
+    """
+    num_rows, num_columns = shape
+    result = np.zeros((num_rows + line + 1, num_columns), "int32")  # with rows of zeros above the first
+    signs, result = np.zeros_like(result, "int64"), result[line + 1 :]
+    seen = np.zeros(num_columns, "int64")
+    not_zero, positive, more = FlagCounts(100, 16), FlagCounts(3, 2), FlagCounts(MAX_MAGNITUDE + 1, 2)
+    bit_length = np.array([0, 1, 2, 2, 3, 3, 3, 3, 4])
+
+    def coded(counts, contexts, flags):
+        flags = code(counts.frequencies(contexts), flags)
+        counts.add(contexts, flags)
+        return flags
+
+    for index in range(num_rows):
+        row = None if matrix is None else matrix[index]
+        here = index + line + 1
+        around = signs[[here - 1, here - line, here - line - 1, here - line + 1]]
+        near = np.minimum(NEIGHBOUR_WEIGHTS @ (around != 0), 3)
+        level = min((int(np.count_nonzero(around)).bit_length() + 1) // 2, 4)
+        contexts = (near * 5 + level) * 5 + bit_length[np.minimum(seen, 8)]
+        flags = coded(not_zero, contexts, None if row is None else row != 0)
+        seen += flags
+        columns = np.flatnonzero(flags)
+        if columns.size == 0:
+            continue
+        contexts = np.sign(around[:, columns].sum(0)) + 1
+        flags = coded(positive, contexts, None if row is None else row[columns] > 0)
+        signs[here, columns] = sign = np.where(flags, 1, -1)
+        magnitude, going_on = np.ones(columns.size, "int32"), np.arange(columns.size)
+        for smallest in range(1, MAX_MAGNITUDE + 1):
+            larger = None if row is None else np.abs(row[columns[going_on]]) > smallest
+            going_on = going_on[coded(more, np.full(going_on.size, smallest), larger)]
+            magnitude[going_on] += 1
+            if going_on.size == 0:
+                break
+        result[index, columns] = sign * magnitude
+    return result
 
 
 def _split(content):
@@ -241,7 +337,7 @@ def _entries(header):
     check(all(isinstance(name, str) for name in names), "a name is not a text")
     check(len(set(names)) == len(names), "two tensors have one name")
     for entry in entries:
-        quantized = entry["coding"] in ("fixed", "ans", "blocks")
+        quantized = entry["coding"] in ("fixed", "ans", "contexts")
         _check_entry(entry)
         check(("scale" in entry) == quantized, f"{entry['name']}: integers have a scale, other numbers do not")
         if quantized:
@@ -267,18 +363,16 @@ def _check_integers(entry):
     lowest, highest = entry["min"], entry["max"]
     check(all(type(limit) is int for limit in (lowest, highest)), f"{name}: bad range")
     check(-(2**31) <= lowest <= highest < 2**31, f"{name}: bad range")
-    if entry["coding"] != "fixed":
+    if entry["coding"] == "ans":
         check(_is_count(entry["octave"]) and entry["octave"] <= MAX_OCTAVE, f"{name}: bad octave")
         first, last = bins([lowest, highest], entry["octave"])[0].tolist()
-        num_classes = 1
-        if entry["coding"] == "blocks":
-            num_classes = entry["classes"]
-            check(_is_count(num_classes) and 2 <= num_classes <= MAX_CLASSES, f"{name}: bad number of classes")
-            check(len(shape) >= 2 and math.prod(shape) > 0, f"{name}: no matrix")
-            check(entry["bytes"][3] == 2 * num_classes, f"{name}: bad length of the table of classes")
-        num_bins = last - first + 1
-        length = num_bins * num_classes**2
-        check(num_bins > 1 and entry["bytes"][0] == length <= MAX_BINS, f"{name}: bad length of the table")
+        check(first < last and entry["bytes"][0] == last - first + 1 <= MAX_BINS, f"{name}: bad length of the table")
+    if entry["coding"] == "contexts":
+        check(len(shape) > 0 and 0 < math.prod(shape) <= MAX_CONTEXT_ELEMENTS, f"{name}: bad size")
+        num_rows = math.prod(shape[:-1])
+        check(num_rows <= MAX_CONTEXT_ROWS, f"{name}: too many rows")
+        check(_is_count(entry["line"]) and 2 <= entry["line"] <= max(num_rows, 2), f"{name}: bad line")
+        check(-MAX_MAGNITUDE <= lowest <= highest <= MAX_MAGNITUDE, f"{name}: range too large")
 
 
 def _is_count(value):
@@ -295,15 +389,16 @@ def _lengths(entry):
     return [*entry["bytes"], *(entry["scale"]["bytes"] if "scale" in entry else [])]
 
 
-def _tensor(entry, sections, decode):
+def _tensor(entry, sections, decoder):
     name, dtype = entry["name"], entry["dtype"]
     if "scale" not in entry:
         return Tensor(name, dtype, values=_numbers(entry, *sections), sections={"values": len(sections[0])})
     *codes, scale = sections
-    integers = _fixed(entry, *codes) if entry["coding"] == "fixed" else _coded(entry, decode, *codes)
+    decoders = {"fixed": _fixed, "ans": _binned, "contexts": _in_contexts}
+    integers = decoders[entry["coding"]](entry, decoder, *codes)
     in_range = integers.size == 0 or (entry["min"] <= integers.min() and integers.max() <= entry["max"])
     check(in_range, f"{name}: an integer is out of its range")
-    table = 0 if entry["coding"] == "fixed" else len(codes[0]) + sum(map(len, codes[3:]))
+    table = len(codes[0]) if entry["coding"] == "ans" else 0
     sizes = {"codes": sum(map(len, codes)) - table, "table": table, "scale": len(scale)}
     integers = integers.astype("int32").reshape(entry["shape"])
     return Tensor(name, dtype, integers=integers, scale=_numbers(entry["scale"], scale), sections=sizes)
@@ -325,7 +420,7 @@ def _numbers(entry, section):
     return array.astype("float32" if entry["dtype"] == "bfloat16" else entry["dtype"])
 
 
-def _fixed(entry, section):
+def _fixed(entry, _, section):
     size, num_bits = math.prod(entry["shape"]), (entry["max"] - entry["min"]).bit_length()
     return _bits(section, [size], [num_bits]) + entry["min"]
 
@@ -337,35 +432,20 @@ def _words(section):
     return words
 
 
-def _blocks(entry, decode, tables, codes, class_table, class_codes):
-    """Return the symbols of a `blocks` entry, in C order."""
-    num_classes, num_columns = entry["classes"], entry["shape"][-1]
-    num_rows = math.prod(entry["shape"][:-1])
-    of_rows, of_columns = class_table[:num_classes], class_table[num_classes:]
-    runs = [(num_rows, cumulative_frequencies(of_rows)), (num_columns, cumulative_frequencies(of_columns))]
-    steps = decode(_words(class_codes), runs)
-    rows, columns = (np.cumsum(part) % num_classes for part in (steps[:num_rows], steps[num_rows:]))
-    in_class = [[np.flatnonzero(part == index) for index in range(num_classes)] for part in (rows, columns)]
-    blocks = [np.ix_(*pair) for pair in itertools.product(*in_class)]  # views: indices are there once
-    sizes = [len(row_index) * column_index.size for (row_index, column_index) in blocks]
-    length = len(tables) // num_classes**2
-    parts = [tables[start : start + length] for start in range(0, len(tables), length)]
-    pairs = zip(sizes, parts, strict=True)
-    runs = [(size, cumulative_frequencies(part)) for size, part in pairs if size]
-    coded = np.split(decode(_words(codes), runs), np.cumsum(sizes)[:-1])
-    symbols = np.empty((num_rows, num_columns), "int32")
-    for block, values in zip(blocks, coded, strict=True):
-        symbols[block] = values.reshape(symbols[block].shape)
-    return symbols.ravel()
+def _in_contexts(entry, decoder, codes):
+    *rows, num_columns = entry["shape"]
+    flags = decoder(_words(codes))
+    integers = code_in_contexts((math.prod(rows), num_columns), entry["line"], lambda f, _: flags.flags(f))
+    flags.finish()
+    return integers.ravel()
 
 
-def _coded(entry, decode, table, codes, remainders, *classes):
+def _binned(entry, decoder, table, codes, remainders):
     octave, size = entry["octave"], math.prod(entry["shape"])
     first, last = bins([entry["min"], entry["max"]], octave)[0].tolist()
-    if classes:
-        symbols = _blocks(entry, decode, bytes(table), codes, *map(bytes, classes))
-    else:
-        symbols = decode(_words(codes), [(size, cumulative_frequencies(table))])
+    decoder = decoder(_words(codes))
+    symbols = decoder.symbols(size, cumulative_frequencies(table))
+    decoder.finish()
     bin_ = np.arange(first, last + 1)
     negative = bin_ < 0
     bin_ = np.where(negative, -1 - bin_, bin_)

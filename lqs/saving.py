@@ -67,7 +67,7 @@ def load(path, max_bytes=MAX_BYTES):
             configuration and arrays do not fit together.
         OSError: if the file cannot be read.
     """
-    configuration, tensors = reader.read(path, max_bytes, packing.decode_symbols)
+    configuration, tensors = reader.read(path, max_bytes, packing.Decoder)
     _check_safe(configuration, FileFormatError)
     try:
         with _forgetting_failed_variables():

@@ -57,7 +57,7 @@ def size_report(model, float_dtype="float32"):
     [504, 2000]
     """
     content = pack_model(model, float_dtype)
-    tensors = reader.parse(content, decode=packing.decode_symbols)[1]
+    tensors = reader.parse(content, decoder=packing.Decoder)[1]
     variables = plain_variables(model)
     quantizers = {id(variable): quantizer for variable, quantizer in quantized_parameters(model)}
     parameters = {id(variable) for variable in float_parameters(model)}
