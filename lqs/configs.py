@@ -14,7 +14,7 @@ COMPACT = {
     "input_scale": 1 / 255,
     "rounding": "nearest",
     "parametrization": "log",
-    "initial_scale": 0.002,
+    "initial_scale": 0.01,
 }
 # protocol: dataset: the fields that it fixes. `laptop` and `smoke` keep the thesis's product of learning rate and
 # steps, which bounds how far a scale can travel under Adam.
@@ -45,7 +45,7 @@ PROTOCOLS: dict[str, dict[str, dict]] = {
     # Beyond the thesis: normalized pixels, a decaying learning rate, and scales that
     # are rounded to nearest and learned as logarithms.
     "compact": {
-        "mnist": {"epochs": 60, "batch_size": 128, "learning_rate": 2e-3, **COMPACT},
+        "mnist": {"epochs": 60, "batch_size": 128, "learning_rate": 4e-3, **COMPACT},
         "cifar10": {"epochs": 12, "batch_size": 128, "learning_rate": 2e-3, "backend": "tensorflow", **COMPACT},
         "digits": {"epochs": 40, "batch_size": 32, "learning_rate": 5e-3, **COMPACT, "input_scale": 1 / 16},
     },

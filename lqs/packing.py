@@ -13,7 +13,8 @@ from lqs.reader import (
     MAGIC,
     MAX_BINS,
     MAX_CONTEXT_ELEMENTS,
-    MAX_CONTEXT_ROWS,
+    MAX_CONTEXT_SIDE,
+    MAX_MAGNITUDE,
     MAX_OCTAVE,
     PRECISION,
     PREFIX,
@@ -26,7 +27,6 @@ from lqs.reader import (
 )
 
 MAX_SPAN = 2**24  # of integers that are counted rather than sorted
-MAX_UNARY = 15  # largest magnitude that is coded by a flag for each step
 _WEIGHTS = weights(bytes(range(256)))
 
 
@@ -194,8 +194,8 @@ def _fits_contexts(integers):
     return (
         0 < integers.size <= MAX_CONTEXT_ELEMENTS
         and integers.ndim > 0
-        and integers.size // integers.shape[-1] <= MAX_CONTEXT_ROWS
-        and -MAX_UNARY <= integers.min() <= integers.max() <= MAX_UNARY
+        and max(integers.size // integers.shape[-1], integers.shape[-1]) <= MAX_CONTEXT_SIDE
+        and -MAX_MAGNITUDE <= integers.min() <= integers.max() <= MAX_MAGNITUDE
     )
 
 

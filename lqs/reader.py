@@ -37,7 +37,7 @@ Codings of integers `P_q`, whose entry has further an entry `scale`, whose secti
   same context in the calls before (one call for every kind of flag in a row), a flag is 1 with frequency
   `(2 * a + 1) * (2**24 - 2) // (2 * n + d) + 1` of `2**24`, where `d` is 16 for the first kind and 2 for the others;
   0 comes first. With `i` the row and `L` the `line` of the entry, consider rows `i - 1`, `i - L`, `i - L - 1`,
-  `i - L + 1`; those before the first are zeros. The context of `P_q != 0` is a triple: the numbers not zero in the
+  `i - L + 1`, one of them twice if `L` is 2; those before the first are zeros. The context of `P_q != 0` is a triple: the numbers not zero in the
   same column of these rows, those of the first two counted twice, at most 3; half the bit length, rounded up, of
   how many are not zero in these rows, at most 4; the bit length of how many are not zero in the column so far, at
   most 4. The context of `P_q > 0` is the sign of the sum of the signs in the same column of these rows, that of
@@ -73,9 +73,9 @@ DTYPES = (*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits i
 DICTIONARIES = {version: Path(__file__).with_name(f"header_v{version}.dict").read_bytes() for version in KNOWN_VERSIONS}
 NUM_SECTIONS = {"raw": 1, "deflate": 1, "fixed": 1, "ans": 3, "contexts": 1}
 NEIGHBOUR_WEIGHTS = np.array([2, 2, 1, 1])
-MAX_CONTEXT_ROWS = 2**14
+MAX_CONTEXT_SIDE = 2**14
 MAX_CONTEXT_ELEMENTS = 2**22
-MAX_MAGNITUDE = 255
+MAX_MAGNITUDE = 15
 
 
 class FileFormatError(ValueError):
@@ -370,7 +370,7 @@ def _check_integers(entry):
     if entry["coding"] == "contexts":
         check(len(shape) > 0 and 0 < math.prod(shape) <= MAX_CONTEXT_ELEMENTS, f"{name}: bad size")
         num_rows = math.prod(shape[:-1])
-        check(num_rows <= MAX_CONTEXT_ROWS, f"{name}: too many rows")
+        check(max(num_rows, shape[-1]) <= MAX_CONTEXT_SIDE, f"{name}: too many rows or columns")
         check(_is_count(entry["line"]) and 2 <= entry["line"] <= max(num_rows, 2), f"{name}: bad line")
         check(-MAX_MAGNITUDE <= lowest <= highest <= MAX_MAGNITUDE, f"{name}: range too large")
 

@@ -20,7 +20,7 @@ from lqs import data, penalties, rules
 from lqs.augmentation import size_to_crop_from
 from lqs.configs import float_config
 from lqs.files import write_atomically
-from lqs.models import NETWORKS
+from lqs.models import NETWORKS, is_not_normalization
 from lqs.nested import NestedQuantization
 from lqs.records import RUNS, read_record, write_record
 from lqs.saving import save
@@ -140,6 +140,8 @@ def load_dataset(config):
 def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):
     """Return the compiled network of `config`, with the initial or the pretrained weights of its seed."""
     make_network, where = NETWORKS[config.network]
+    if config.method == "code_length":  # the whole file counts
+        where = is_not_normalization
     initial_weights = _baseline_weights(config, root, weights) if config.regime == "pretrained" else None
     # Names of layers are numbered from the start, so that the file of a run does not depend on earlier ones.
     keras.utils.clear_session()

@@ -13,14 +13,14 @@ from lqs import packing, reader
 from lqs.packing import encode_integers, encode_numbers, pack, write
 from lqs.statistics import entropy_bits
 
-DECODERS = [None, packing.decode_symbols]
+DECODERS = [reader.Decoder, packing.Decoder]
 INT32 = (-(2**31), 2**31 - 1)
 SCALE = np.ones(1, "float32")
 
 
-def read_one(entry, sections, decode=None):
+def read_one(entry, sections, decoder=None):
     content = pack({}, [({"name": "a", **entry}, sections)])
-    (tensor,) = reader.parse(content, decode=decode)[1]
+    (tensor,) = reader.parse(content, decoder=decoder)[1]
     return tensor
 
 
@@ -28,14 +28,14 @@ def shapes(max_side):
     return st.lists(st.integers(0, max_side), max_size=4).map(tuple)
 
 
-@pytest.mark.parametrize("decode", DECODERS)
+@pytest.mark.parametrize("decoder", DECODERS)
 @settings(deadline=None, derandomize=True)
 @given(data=st.data(), spread=st.sampled_from([1, 3, 40, 3000, 2**31]))
-def test_integers_of_any_shape_and_range(decode, data, spread):
+def test_integers_of_any_shape_and_range(decoder, data, spread):
     elements = st.integers(max(INT32[0], -spread), min(INT32[1], spread))
     integers = data.draw(arrays("int32", shapes(12), elements=elements))
     scale = np.full((1,) * integers.ndim, 0.25, "float32")
-    tensor = read_one(*encode_integers(integers, scale), decode)
+    tensor = read_one(*encode_integers(integers, scale), decoder)
     assert tensor.integers.dtype == "int32" and tensor.scale.tobytes() == scale.tobytes()
     np.testing.assert_array_equal(tensor.integers, integers)
     assert tensor.integers.shape == integers.shape
@@ -54,13 +54,13 @@ def samples(rng, size):
     return {name: np.floor(values).astype("int32") for name, values in kinds.items()}
 
 
-@pytest.mark.parametrize("decode", DECODERS)
-def test_integers_take_what_their_entropy_says(rng, decode):
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_integers_take_what_their_entropy_says(rng, decoder):
     size = 100_000
     for name, integers in samples(rng, size).items():
         entry, sections = encode_integers(integers, SCALE)
         assert entry["coding"] == "ans"
-        np.testing.assert_array_equal(read_one(entry, sections, decode).integers, integers)
+        np.testing.assert_array_equal(read_one(entry, sections, decoder).integers, integers)
         num_bytes, bound = sum(map(len, sections[:3])), entropy_bits(integers) * size / 8
         # The empirical entropy of many distinct integers is below that of what they were drawn from.
         assert bound <= num_bytes * 1.001 and num_bytes <= 1.02 * bound + 100, name
@@ -73,102 +73,152 @@ def test_table_of_a_small_parameter_does_not_outweigh_its_codes(rng, size):
         assert tensor.sections["table"] <= max(tensor.sections["codes"], 1), name
 
 
-def planted(rng, shape, spreads, offset=0):
-    """Return integers of a shape whose rows and columns are of two kinds, with a spread for each kind of block."""
-    matrix = (math.prod(shape[:-1]), shape[-1])
-    rows, columns = (rng.integers(0, 2, length) for length in matrix)
-    spread = np.reshape(spreads, (2, 2))[rows[:, None], columns]
-    return np.round(rng.laplace(offset, spread, matrix)).astype("int32").reshape(shape)
+def sparse(rng, shape, density, largest):
+    """Return integers of a shape, most of them small, that reach `-largest` or `largest`."""
+    magnitude = np.minimum(rng.geometric(0.6, shape), largest) * (rng.random(shape) < density)
+    magnitude.flat[rng.integers(magnitude.size)] = largest
+    return (magnitude * rng.choice([-1, 1], shape)).astype("int32")
 
 
-def numbers_of_classes(patch, *numbers):
-    patch.setattr(packing, "NUMBERS_OF_CLASSES", numbers)
+def blobs(rng, num_columns=64):
+    """Return a matrix whose rows are the pixels of an image of 12 x 12, with a disc of -1 or 1 in each column."""
+    y, x = np.divmod(np.arange(144)[:, None], 12)
+    centre_y, centre_x = rng.integers(0, 12, (2, num_columns))
+    disc = (y - centre_y) ** 2 + (x - centre_x) ** 2 <= 5
+    return (disc * rng.choice([-1, 1], num_columns)).astype("int32")
 
 
-@pytest.mark.parametrize("decode", DECODERS)
-@pytest.mark.parametrize("num_classes", [2, 4])
-@settings(max_examples=25, deadline=None, derandomize=True)
+def scale_of(integers):
+    return np.ones((1,) * integers.ndim, "float32")
+
+
+def in_contexts(integers, line):
+    """Return what `encode_integers` does where it chooses contexts."""
+    entry, sections = encode_numbers(scale_of(integers))
+    codes = packing._in_contexts(integers.reshape(-1, integers.shape[-1]), line)
+    limits = {"min": int(integers.min()), "max": int(integers.max()), "line": line}
+    common = {"shape": list(integers.shape), "dtype": "float32", "coding": "contexts", "bytes": [len(codes)]}
+    return {**common, **limits, "scale": entry}, [codes, *sections]
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@settings(deadline=None, derandomize=True)
+@given(data=st.data(), largest=st.sampled_from([1, 2, 15, 16, 255]))
+def test_contexts_of_any_matrix_come_back(decoder, data, largest):
+    shape = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple))
+    integers = data.draw(arrays("int32", shape, elements=st.integers(-largest, largest)))
+    line = data.draw(st.integers(2, max(2, math.prod(shape[:-1]))))
+    np.testing.assert_array_equal(read_one(*in_contexts(integers, line), decoder).integers, integers)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    shape=st.sampled_from([(60, 40), (3, 2, 12, 30), (400, 3), (4, 300), (1, 900), (900, 1)]),
-    spreads=st.lists(st.sampled_from([0.05, 1, 30, 3000, 1e6]), min_size=4, max_size=4),
-    offset=st.sampled_from([0, -40, 10_000]),
+    shape=st.sampled_from([(400,), (400, 1), (1, 400), (60, 40), (3, 3, 8, 12), (2, 1, 300, 3)]),
+    density=st.sampled_from([0, 0.01, 0.1, 0.5, 1]),
+    largest=st.sampled_from([0, 1, 2, 14, 15, 16, 30]),
     seed=st.integers(0, 99),
 )
-def test_matrices_of_blocks_come_back(decode, num_classes, shape, spreads, offset, seed):
-    """Whether blocks are the smallest coding or not, with octaves and remainders; blocks only where it is smaller."""
-    integers = planted(np.random.default_rng(seed), shape, spreads, offset)
-    scale = np.ones((1,) * integers.ndim, "float32")
-    with pytest.MonkeyPatch.context() as patch:
-        numbers_of_classes(patch)
-        without = sum(map(len, encode_integers(integers, scale)[1]))
-        numbers_of_classes(patch, num_classes)
-        entry, sections = encode_integers(integers, scale)
-    assert entry.get("classes", num_classes) == num_classes
-    assert sum(map(len, sections)) < without or (entry["coding"] != "blocks" and sum(map(len, sections)) == without)
-    np.testing.assert_array_equal(read_one(entry, sections, decode).integers, integers)
-
-
-@pytest.mark.parametrize("decode", DECODERS)
-@pytest.mark.parametrize("num_classes", [2, 4])
-def test_blocks_take_what_the_entropy_of_each_says(decode, num_classes, rng, monkeypatch):
-    """A tenth of the rows and of the columns are in use: zeros elsewhere take next to nothing."""
-    rows, columns = np.arange(1000) % 10 == 3, np.arange(300) % 10 == 7
-    integers = np.where(rows[:, None] & columns, np.round(rng.laplace(0, 2, (1000, 300))), 0).astype("int32")
-    numbers_of_classes(monkeypatch, num_classes)
-    entry, sections = encode_integers(integers, SCALE.reshape(1, 1))
-    assert entry["coding"] == "blocks" and entry["classes"] == num_classes
-    tensor = read_one(entry, sections, decode)
-    np.testing.assert_array_equal(tensor.integers, integers)
-    in_use = integers[np.ix_(rows, columns)]
-    bound = (entropy_bits(in_use) * in_use.size + entropy_bits(rows) * 1000 + entropy_bits(columns) * 300) / 8
-    num_bytes = tensor.sections["codes"] + tensor.sections["table"]
-    assert bound <= num_bytes * 1.001 and num_bytes <= 1.02 * bound + num_classes**2 * len(np.unique(integers)) + 100
-    numbers_of_classes(monkeypatch)
-    assert num_bytes < 0.6 * sum(map(len, encode_integers(integers, SCALE.reshape(1, 1))[1]))
-
-
-def test_blocks_make_no_file_larger(rng):
+def test_contexts_make_no_file_larger(decoder, shape, density, largest, seed):
     """Also where they save no more than what they take in the header; that is known to a few bytes."""
-    codings = set()
-    for difference in np.linspace(0, 12, 60):
-        integers = planted(rng, (50, 40), [2, 2, 2, 2 + difference])
-        files = []
-        for numbers in ((2,), ()):
-            with pytest.MonkeyPatch.context() as patch:
-                numbers_of_classes(patch, *numbers)
-                entry, sections = encode_integers(integers, SCALE.reshape(1, 1))
-            files.append(len(pack({}, [({"name": "a", **entry}, sections)])))
-            codings.add(entry["coding"])
-        assert files[0] <= files[1] + 3
-    assert codings == {"ans", "blocks"}
+    integers = sparse(np.random.default_rng(seed), shape, density, largest)
+    chosen = encode_integers(integers, scale_of(integers))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "MAX_CONTEXT_ELEMENTS", 0)
+        without = encode_integers(integers, scale_of(integers))
+    np.testing.assert_array_equal(read_one(*chosen, decoder).integers, integers)
+    sizes = [len(pack({}, [({"name": "a", **entry}, sections)])) for entry, sections in (chosen, without)]
+    assert sizes[0] <= sizes[1] + 3 and without[0]["coding"] != "contexts"
 
 
-def test_number_of_classes_is_the_best(rng):
-    """Four kinds of rows take four classes, two kinds two."""
-    for num_kinds in (2, 4):
-        spread = np.array([0.01, 1, 20, 400])[:: 4 // num_kinds + num_kinds // 4 - 1][:num_kinds]
-        integers = np.round(rng.laplace(0, np.repeat(spread, 2000 // num_kinds)[:, None], (2000, 40))).astype("int32")
-        assert encode_integers(integers, SCALE.reshape(1, 1))[0]["classes"] == num_kinds
+@pytest.mark.parametrize("shape", [(300, 200), (3, 3, 40, 60), (60_000,), (9000, 3)])
+@pytest.mark.parametrize("density", [0.005, 0.1, 0.9])
+def test_contexts_take_what_their_frequencies_say(shape, density, rng):
+    integers = sparse(rng, shape, density, 15)
+    matrix, information = integers.reshape(-1, shape[-1]), []
+
+    def code(frequencies, flags):
+        information.append(-np.log2(np.where(flags, frequencies, 2**24 - frequencies) / 2**24).sum())
+        return flags
+
+    np.testing.assert_array_equal(reader.code_in_contexts(matrix.shape, 2, code, matrix), matrix)
+    bound = sum(information) / 8
+    assert bound - 1 <= len(packing._in_contexts(matrix, 2)) <= 1.01 * bound + 8
 
 
-def test_no_blocks_without_structure_or_a_matrix(rng):
-    structured = planted(rng, (200, 100), [0.05, 1, 30, 400])
-    assert encode_integers(structured, SCALE.reshape(1, 1))[0]["coding"] == "blocks"
-    assert encode_integers(structured.ravel(), SCALE)[0]["coding"] == "ans"
-    mixed = rng.permutation(structured.ravel()).reshape(structured.shape)
-    assert encode_integers(mixed, SCALE.reshape(1, 1))[0]["coding"] == "ans"
+def test_contexts_take_what_the_entropy_says_where_there_is_no_structure(rng):
+    """Of independent integers, the contexts say nothing, and learning that costs a few bytes for each."""
+    for density in (0.02, 0.3, 1):
+        integers = sparse(rng, (1000, 100), density, 15)
+        bound = entropy_bits(integers) * integers.size / 8
+        assert bound <= len(in_contexts(integers, 2)[1][0]) <= 1.01 * bound + 150
 
 
-@pytest.mark.parametrize(("limit", "per_bin"), [("MAX_BLOCK_BINS", 2 * 2), ("MAX_COUNTS", 2 * 300)])
-def test_limits_of_blocks(limit, per_bin, rng, monkeypatch):
-    """Beyond them, tables or the counts of symbols would take more memory than the matrix."""
-    integers = planted(rng, (300, 40), [0.05, 0.05, 0.05, 2])
-    numbers_of_classes(monkeypatch, 2)
-    entry = encode_integers(integers, SCALE.reshape(1, 1))[0]
-    num_bins = entry["bytes"][0] // 4
-    for value, coding in ((per_bin * num_bins, "blocks"), (per_bin * num_bins - 1, "ans")):
-        monkeypatch.setattr(packing, limit, value)
-        assert encode_integers(integers, SCALE.reshape(1, 1))[0]["coding"] == coding
+def test_zeros_take_no_codes(rng):
+    """Or a few bytes where one number is not zero, anywhere."""
+    zeros = np.zeros((500, 40), "int32")
+    assert len(in_contexts(zeros, 2)[1][0]) <= 32
+    zeros[rng.integers(500), rng.integers(40)] = 1
+    entry, sections = encode_integers(zeros, scale_of(zeros))
+    assert entry["coding"] == "contexts" and len(sections[0]) <= 40
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_structure_of_an_image_is_found(decoder, rng):
+    integers = blobs(rng)
+    entry, sections = encode_integers(integers, scale_of(integers))
+    assert (entry["coding"], entry["line"]) == ("contexts", 12)
+    np.testing.assert_array_equal(read_one(entry, sections, decoder).integers, integers)
+    assert len(sections[0]) < 0.4 * entropy_bits(integers) * integers.size / 8
+    assert len(sections[0]) < 0.9 * len(in_contexts(integers, 2)[1][0])
+
+
+def test_input_channels_in_use_are_found(rng):
+    """With four of 16, whatever is not zero is so again 16 rows below, at the next place of the kernel."""
+    used = rng.permutation(np.arange(16) < 4)[:, None] & (rng.random((3, 3, 16, 20)) < 0.7)
+    integers = (used * rng.choice([-1, 1], used.shape)).astype("int32")
+    entry, sections = encode_integers(integers, scale_of(integers))
+    assert (entry["coding"], entry["line"]) == ("contexts", 16)
+    assert len(sections[0]) < 0.95 * entropy_bits(integers) * integers.size / 8
+
+
+def test_no_contexts_without_structure(rng):
+    mixed = rng.permutation(blobs(rng, 640).ravel()).reshape(144, 640)
+    for integers in (mixed, *(rng.integers(-k, k + 1, (200, 100), "int32") for k in (1, 3, 7))):
+        assert encode_integers(integers, scale_of(integers))[0]["coding"] == "ans"
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_largest_integer_in_contexts(sign, rng):
+    """A flag for each step of a magnitude takes time: the writer leaves larger ones to bins."""
+    integers = blobs(rng)
+    for largest, coding in ((15, "contexts"), (16, "ans")):
+        integers[-1, -1] = sign * largest
+        entry, sections = encode_integers(integers, scale_of(integers))
+        assert entry["coding"] == coding
+        np.testing.assert_array_equal(read_one(entry, sections).integers, integers)
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_CONTEXT_SIDE", 144), ("MAX_CONTEXT_ELEMENTS", 144 * 64)])
+def test_limits_of_contexts(limit, value, rng, monkeypatch):
+    """Rows take time and elements memory; what the reader would refuse is not written."""
+    integers = blobs(rng).reshape(2, 72, 64)
+    for lower, coding in ((0, "contexts"), (1, "ans")):
+        monkeypatch.setattr(packing, limit, value - lower)
+        assert encode_integers(integers, scale_of(integers))[0]["coding"] == coding
+
+
+def test_line_has_the_most_in_common(rng):
+    for num_rows in (3, 4, 5, 30, 100):
+        used = rng.random((num_rows, 7)) < 0.3
+        in_common = [np.sum(used[line:] & used[:-line]) for line in range(2, num_rows)]
+        assert packing._line(np.where(used, -5, 0)) == 2 + np.argmax(in_common)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 50])
+def test_line_of_few_rows_or_of_zeros(num_rows):
+    assert packing._line(np.zeros((num_rows, 3), "int32")) == 2
+    assert packing._line(np.ones((num_rows, 3), "int32")) == 2
 
 
 def test_equal_integers_take_no_bytes():
@@ -178,8 +228,8 @@ def test_equal_integers_take_no_bytes():
 
 def test_integers_of_the_whole_range():
     integers = np.array([*INT32, 0, -1] * 100, "int32")
-    for decode in DECODERS:
-        np.testing.assert_array_equal(read_one(*encode_integers(integers, SCALE), decode).integers, integers)
+    for decoder in DECODERS:
+        np.testing.assert_array_equal(read_one(*encode_integers(integers, SCALE), decoder).integers, integers)
 
 
 def test_tables_of_many_elements_are_scaled_down():
