@@ -37,11 +37,11 @@ Codings of integers `P_q`, whose entry has further an entry `scale`, whose secti
   same context in the calls before (one call for every kind of flag in a row), a flag is 1 with frequency
   `(2 * a + 1) * (2**24 - 2) // (2 * n + d) + 1` of `2**24`, where `d` is 16 for the first kind and 2 for the others;
   0 comes first. With `i` the row and `L` the `line` of the entry, consider rows `i - 1`, `i - L`, `i - L - 1`,
-  `i - L + 1`, one of them twice if `L` is 2; those before the first are zeros. The context of `P_q != 0` is a triple: the numbers not zero in the
-  same column of these rows, those of the first two counted twice, at most 3; half the bit length, rounded up, of
-  how many are not zero in these rows, at most 4; the bit length of how many are not zero in the column so far, at
-  most 4. The context of `P_q > 0` is the sign of the sum of the signs in the same column of these rows, that of
-  `|P_q| > k` is `k`.
+  `i - L + 1`, one of them twice if `L` is 2; those before the first are zeros. The context of `P_q != 0` is a triple:
+  the numbers not zero in the same column of these rows, those of the first two counted twice, at most 3; half the bit
+  length, rounded up, of how many are not zero in these rows, at most 4; the bit length of how many are not zero in
+  the column so far, at most 4. The context of `P_q > 0` is the sign of the sum of the signs in the same column of
+  these rows, that of `|P_q| > k` is `k`.
 """
 
 import bisect

@@ -103,7 +103,7 @@ def in_contexts(integers, line):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @settings(deadline=None, derandomize=True)
-@given(data=st.data(), largest=st.sampled_from([1, 2, 15, 16, 255]))
+@given(data=st.data(), largest=st.sampled_from([1, 2, 14, 15]))
 def test_contexts_of_any_matrix_come_back(decoder, data, largest):
     shape = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple))
     integers = data.draw(arrays("int32", shape, elements=st.integers(-largest, largest)))

@@ -50,11 +50,11 @@ def rates(model):
 
 
 @pytest.mark.parametrize("argument", ["bytes", "ratio"])
-@pytest.mark.parametrize("size", [1100, 1220])
+@pytest.mark.parametrize("size", [1000, 1080])
 def test_file_gets_the_size_that_is_asked_for(size, argument):
     """Within 3 %: a warning would be an error here."""
     model = network()
-    assert file_bytes(model) > 1220
+    assert file_bytes(model) > 1080
     request = {"bytes": size} if argument == "bytes" else {"ratio": fp32_bytes(model) / size}
     callback = lqs.TargetSize(**request)
     fit(model, callback, epochs=20)
@@ -72,7 +72,8 @@ def test_history_follows_from_sizes_alone():
     shares, sizes, references, found = np.transpose(callback.history)
     # Of 64 steps, the first at or after each twentieth: 3.2, 6.4, 9.6, ...
     np.testing.assert_allclose(shares, np.ceil(3.2 * np.arange(1, 21) - 1e-9) / 64)
-    expected = [900 * (first / 900) ** max(1 - share / 0.5, 0) for share in shares]
+    ramp = np.maximum(1 - shares / 0.5, 0) ** 2
+    expected = 900 * np.exp(0.21 * np.sin(np.pi * shares)) * (first / 900) ** ramp
     np.testing.assert_allclose(references, expected, rtol=1e-12)
     rate, before = 0.01, 0.0
     for size, reference, after in zip(sizes, references, found, strict=True):
@@ -84,10 +85,10 @@ def test_history_follows_from_sizes_alone():
     assert rates(model) == [found[-1]] * 2
 
 
-def test_without_a_ramp_the_reference_is_the_target():
-    callback = lqs.TargetSize(bytes=1000, num_updates=4, ramp=0, tolerance=9.0)
+def test_without_a_ramp_the_reference_is_above_the_target_until_the_end():
+    callback = lqs.TargetSize(bytes=1000, num_updates=2, ramp=0, tolerance=9.0)
     fit(network(), callback)
-    assert [reference for _, _, reference, _ in callback.history] == [1000] * 4
+    assert [reference for _, _, reference, _ in callback.history] == pytest.approx([1000 * math.exp(0.21), 1000])
 
 
 def test_rates_of_all_penalties_change_together():
@@ -146,7 +147,7 @@ def test_second_fit_starts_from_the_rate_of_the_first():
     rate = callback.history[-1][3]
     fit(model, callback)
     (_, size, reference, after), *more = callback.history
-    assert len(more) == 3 and after == pytest.approx(rate * (size / reference) ** 0.15, rel=1e-5)
+    assert len(more) == 3 and after == pytest.approx(rate * (size / reference) ** 0.3, rel=1e-5)
 
 
 @keras.saving.register_keras_serializable("test_target")
@@ -181,7 +182,7 @@ def test_rate_takes_effect_at_once_in_the_same_epoch():
         model = network()
         fit(model, lqs.TargetSize(bytes=request, ramp=0, integral=1.0, tolerance=9.0))
         sizes.append(file_bytes(model))
-    assert sizes[0] < 0.9 * sizes[1]
+    assert sizes[0] < 0.95 * sizes[1]
 
 
 @pytest.mark.parametrize("request_", [700, 10_000])
