@@ -270,9 +270,14 @@ def environment():
         "python": platform.python_version(),
         **{f"{package}_version": _version(package) for package in packages},
         "device": f"{platform.machine()} {_device()}",
-        "cpus": os.cpu_count(),  # TensorFlow's sums depend on how many threads share them
+        "cpus": _num_cpus(),  # TensorFlow's sums depend on how many threads share them
         "commit": _commit(),
     }
+
+
+def _num_cpus():
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _quantizer(config, granularity):

@@ -114,7 +114,7 @@ def test_environment_names_what_it_ran_on(nested):
     environment = nested[1]["environment"]
     assert environment["keras_version"] == keras.__version__ and environment["numpy_version"] == np.__version__
     assert environment["seconds"] > 0 and environment["device"].endswith("cpu")
-    assert environment["cpus"] == os.cpu_count()
+    assert 1 <= environment["cpus"] <= os.cpu_count()
     assert environment["commit"] is None or len(environment["commit"].removesuffix("-dirty")) == 40
 
 
