@@ -394,7 +394,7 @@ def _tensor(entry, sections, decoder):
     if "scale" not in entry:
         return Tensor(name, dtype, values=_numbers(entry, *sections), sections={"values": len(sections[0])})
     *codes, scale = sections
-    decoders = {"fixed": _fixed, "ans": _binned, "contexts": _in_contexts}
+    decoders: dict[str, Any] = {"fixed": _fixed, "ans": _binned, "contexts": _in_contexts}
     integers = decoders[entry["coding"]](entry, decoder, *codes)
     in_range = integers.size == 0 or (entry["min"] <= integers.min() and integers.max() <= entry["max"])
     check(in_range, f"{name}: an integer is out of its range")

@@ -21,6 +21,7 @@ SHAPES = {
         for shape in ([3, 3, inputs, filters], [filters])
     ],
 }
+CIFAR10_HEAD = [[2048, 128], [128], [128, 10], [10]]  # which only the methods that count the whole file quantize
 
 
 def make_record(strength=0.0, method="nested"):
@@ -203,7 +204,8 @@ def assert_is_complete(path):
     record = json.loads(path.read_text())
     config, history, final, parameters = (record[key] for key in ("config", "history", "final", "parameters"))
     names = {field.name for field in dataclasses.fields(Config)}
-    added = {"schedule", "image_size"}  # after the first runs, which have their defaults
+    # After the first runs, which have their defaults.
+    added = {"schedule", "image_size", "input_scale", "parametrization", "initial_scale", "code", "target_ratio"}
     assert names - added <= set(config) <= names
     assert path == record_path(Config(**config))
     assert {len(values) for values in history.values()} == {config["epochs"]}
@@ -217,7 +219,9 @@ def assert_is_complete(path):
         assert parameters == [] and "unique" not in history and final["zip_dtype"] == "float32"
     else:
         if config["dataset"] in SHAPES:
-            assert [p["shape"] for p in parameters] == SHAPES[config["dataset"]]
+            is_whole = (config["dataset"], config["method"]) == ("cifar10", "code_length")
+            expected = SHAPES[config["dataset"]] + (CIFAR10_HEAD if is_whole else [])
+            assert [p["shape"] for p in parameters] == expected
         else:
             assert config["dataset"] == "imagenette"
             assert [len(p["shape"]) for p in parameters] == [4, 1] * 20
