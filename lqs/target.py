@@ -8,7 +8,6 @@ import keras
 from lqs.penalties import Penalty
 from lqs.sizes import file_bytes, fp32_bytes, size_report
 
-BUMP = 0.21  # logarithm of how much larger than the target files are to be halfway
 RATE_RANGE = 1e6  # how far from where it starts a rate may go, either way
 
 
@@ -18,7 +17,7 @@ class TargetSize(keras.callbacks.Callback):
     The size is that of the file that `lqs.save` would write. With `t` the share of the training that is over, it
     follows the reference
 
-        target * exp(0.21 * sin(pi * t)) * (size at first / target) ** (max(0, 1 - t / ramp) ** 2)
+        target * exp(bump * sin(pi * t)) * (size at first / target) ** (max(0, 1 - t / ramp) ** 2)
 
     which comes from above, since files shrink by themselves while the learning rate decays, and what has once become
     zero hardly comes back. With the error `e = log(size / reference)`, every update multiplies all rates by
@@ -35,6 +34,8 @@ class TargetSize(keras.callbacks.Callback):
         num_updates: number of updates over the whole training, evenly spaced.
         ramp: share of the training in which the reference falls.
         integral, proportional: gains of the controller.
+        bump: logarithm of how much larger than the target the reference is halfway; 0 suits a learning rate that does
+            not decay.
         tolerance: relative error of the size at the end from which on a warning is given.
 
     Attributes:
@@ -51,7 +52,15 @@ class TargetSize(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, bytes=None, ratio=None, num_updates=100, ramp=0.05, integral=0.3, proportional=1.0, tolerance=0.03
+        self,
+        bytes=None,
+        ratio=None,
+        num_updates=100,
+        ramp=0.05,
+        integral=0.3,
+        proportional=1.0,
+        bump=0.21,
+        tolerance=0.03,
     ):
         super().__init__()
         if (bytes is None) == (ratio is None):
@@ -63,8 +72,11 @@ class TargetSize(keras.callbacks.Callback):
                 raise ValueError(f"Argument `{name}` must be a positive number. Received: {name}={value!r}")
         if not 0 <= ramp < 1:
             raise ValueError(f"Argument `ramp` must be a share, from 0 to less than 1. Received: ramp={ramp!r}")
+        if isinstance(bump, bool) or not isinstance(bump, (int, float)) or not math.isfinite(bump):
+            raise ValueError(f"Argument `bump` must be a finite number. Received: bump={bump!r}")
         self.bytes, self.ratio, self.num_updates, self.ramp = bytes, ratio, num_updates, ramp
-        self.integral, self.proportional, self.tolerance = integral, proportional, tolerance
+        self.integral, self.proportional = integral, proportional
+        self.bump, self.tolerance = bump, tolerance
 
     def on_train_begin(self, logs=None):
         self.penalties = [layer for layer in self.model._flatten_layers() if isinstance(layer, Penalty)]
@@ -121,8 +133,8 @@ class TargetSize(keras.callbacks.Callback):
 
     def _reference(self, share):
         left = max(0.0, 1 - share / self.ramp) ** 2 if self.ramp else 0.0
-        bump = math.exp(BUMP * math.sin(math.pi * share))
-        return self.target * (self.first_size / self.target) ** left * bump
+        above = math.exp(self.bump * math.sin(math.pi * share))
+        return self.target * (self.first_size / self.target) ** left * above
 
     def _fixed_bytes(self):
         sizes = size_report(self.model)["file_bytes"]

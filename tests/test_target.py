@@ -56,7 +56,7 @@ def test_file_gets_the_size_that_is_asked_for(size, argument):
     model = network()
     assert file_bytes(model) > 1080
     request = {"bytes": size} if argument == "bytes" else {"ratio": fp32_bytes(model) / size}
-    callback = lqs.TargetSize(**request)
+    callback = lqs.TargetSize(**request, bump=0)  # the learning rate does not decay
     fit(model, callback, epochs=20)
     assert file_bytes(model) == pytest.approx(size, rel=0.03)
     assert callback.history[-1][1] == file_bytes(model)
@@ -67,13 +67,13 @@ def test_history_follows_from_sizes_alone():
     model = network()
     first = file_bytes(model)
     gains = {"integral": 0.25, "proportional": 0.75}
-    callback = lqs.TargetSize(bytes=900, num_updates=20, ramp=0.5, tolerance=9.0, **gains)
+    callback = lqs.TargetSize(bytes=900, num_updates=20, ramp=0.5, bump=0.3, tolerance=9.0, **gains)
     fit(model, callback, epochs=4)
     shares, sizes, references, found = np.transpose(callback.history)
     # Of 64 steps, the first at or after each twentieth: 3.2, 6.4, 9.6, ...
     np.testing.assert_allclose(shares, np.ceil(3.2 * np.arange(1, 21) - 1e-9) / 64)
     ramp = np.maximum(1 - shares / 0.5, 0) ** 2
-    expected = 900 * np.exp(0.21 * np.sin(np.pi * shares)) * (first / 900) ** ramp
+    expected = 900 * np.exp(0.3 * np.sin(np.pi * shares)) * (first / 900) ** ramp
     np.testing.assert_allclose(references, expected, rtol=1e-12)
     rate, before = 0.01, 0.0
     for size, reference, after in zip(sizes, references, found, strict=True):
@@ -238,3 +238,9 @@ def test_bad_number(name, value):
 def test_bad_ramp(value):
     with pytest.raises(ValueError, match="Argument `ramp` must be a share, from 0 to less than 1. Received: ramp="):
         lqs.TargetSize(bytes=1000, ramp=value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, True, "0.2", None])
+def test_bad_bump(value):
+    with pytest.raises(ValueError, match="Argument `bump` must be a finite number. Received: bump="):
+        lqs.TargetSize(bytes=1000, bump=value)
