@@ -47,6 +47,14 @@ PROTOCOLS: dict[str, dict[str, dict]] = {
     "compact": {
         "mnist": {"epochs": 60, "batch_size": 128, "learning_rate": 4e-3, **COMPACT},
         "cifar10": {"epochs": 12, "batch_size": 128, "learning_rate": 2e-3, "backend": "tensorflow", **COMPACT},
+        "imagenette": {
+            "epochs": 10,
+            "batch_size": 64,
+            "learning_rate": 1e-3,
+            "image_size": 64,
+            "backend": "tensorflow",
+            **COMPACT,
+        },
         "digits": {"epochs": 40, "batch_size": 32, "learning_rate": 5e-3, **COMPACT, "input_scale": 1 / 16},
     },
     "smoke": {"digits": {"epochs": 10, "batch_size": 32, "learning_rate": 8e-3}},

@@ -200,6 +200,8 @@ def batches(config, dataset):
     """
     if config.image_size is not None:
         train, test = dataset.as_tf_data(config.batch_size, config.seed, augment=True)
+        if config.input_scale != 1:
+            train, test = (_with_scaled_images(examples, config.input_scale) for examples in (train, test))
         return {"x": train, "shuffle": False, "validation_data": test}
     x_train, x_test = (np.asarray(images, "float32") for images in (dataset.x_train, dataset.x_test))
     if config.input_scale != 1:
@@ -211,6 +213,13 @@ def batches(config, dataset):
         "validation_data": (x_test, dataset.y_test),
         "validation_batch_size": VALIDATION_BATCH_SIZE,
     }
+
+
+def _with_scaled_images(examples, factor):
+    """Return the `tf.data.Dataset` of batches `(images, labels)` with float32 images, times `factor`."""
+    import tensorflow as tf
+
+    return examples.map(lambda images, labels: (factor * tf.cast(images, "float32"), labels))
 
 
 def scheduled_learning_rate(config, epoch, *_):

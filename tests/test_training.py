@@ -343,6 +343,17 @@ def test_bigger_network_gets_float_images_as_they_are():
     np.testing.assert_array_equal(arguments["validation_data"][0], dataset.x_test)
 
 
+def test_input_scale_applies_to_augmented_images_too(small_imagenette):
+    """Else the field of the configuration, and the digest in its name, would tell of something that was not done."""
+    for input_scale in (1.0, 1 / 255):
+        config = small_config("float", 0.0, input_scale=input_scale)
+        arguments = batches(config, load_dataset(config))
+        for examples in (arguments["x"], arguments["validation_data"]):
+            images, _ = next(iter(examples))
+            highest = float(images.numpy().max()) / input_scale
+            assert 128 < highest <= 255.01
+
+
 def make_images(number, size):
     """Return images of noise, dark or bright by their class of two, and their labels."""
     generator = np.random.default_rng(size)
