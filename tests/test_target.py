@@ -56,17 +56,61 @@ def test_file_gets_the_size_that_is_asked_for(size, argument):
     model = network()
     assert file_bytes(model) > 1080
     request = {"bytes": size} if argument == "bytes" else {"ratio": fp32_bytes(model) / size}
-    callback = lqs.TargetSize(**request, bump=0)  # the learning rate does not decay
-    fit(model, callback, epochs=20)
+    fit(model, lqs.TargetSize(**request), epochs=20)
     assert file_bytes(model) == pytest.approx(size, rel=0.03)
-    assert callback.history[-1][1] == file_bytes(model)
+
+
+@pytest.mark.parametrize("size", [900, 1300])
+@pytest.mark.parametrize("parametrization", ["log", "linear"])
+def test_scales_reach_the_size_where_rates_cannot(size, parametrization):
+    """With a learning rate of zero. An update that sees the size right leaves every scale as it is."""
+    model = network(prototype(lqs.CodeLengthPenalty(0.01), parametrization=parametrization))
+    model.optimizer.learning_rate = 0.0
+    before = values(model)
+    fit(model, lqs.TargetSize(bytes=size, ramp=0, num_updates=32, tolerance=9.0, scale_gain=0), epochs=2)
+    np.testing.assert_array_equal(before[0], values(model)[0])
+    assert abs(file_bytes(model) / size - 1) > 0.1
+    fit(model, lqs.TargetSize(bytes=size, ramp=0, bump=0, num_updates=32), epochs=2)
+    assert file_bytes(model) == pytest.approx(size, rel=0.03)
+    kernel, bias = (float(to_numpy(quantizer.scale).squeeze()) for _, quantizer in quantized_parameters(model))
+    assert kernel / bias == pytest.approx(1, rel=1e-5) and (kernel > 0.02) == (size == 900)
+
+
+def test_scales_are_left_alone_in_the_first_half():
+    scales = []
+    for gain in (0, 0.7):
+        model, recorder = network(), Recorder()
+        fit(model, lqs.TargetSize(bytes=900, num_updates=8, tolerance=9.0, scale_gain=gain), recorder)
+        scales.append(recorder.scales)
+    without, with_ = np.array(scales)
+    np.testing.assert_allclose(without[:8], with_[:8], rtol=1e-4)
+    assert abs(without[-1] / with_[-1] - 1) > 1e-3
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps the scale of the first parameter after every step."""
+
+    def on_train_begin(self, logs=None):
+        self.scales = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        self.scales.append(float(to_numpy(quantized_parameters(self.model)[0][1].scale).squeeze()))
+
+
+def test_floor_of_the_scales_holds():
+    model = network()
+    model.optimizer.learning_rate = 0.0
+    fit(model, lqs.TargetSize(bytes=10**6, num_updates=16, tolerance=99.0, scale_gain=9.0))
+    assert float(to_numpy(quantized_parameters(model)[0][1].scale).squeeze()) == pytest.approx(lqs.MIN_SCALE)
 
 
 def test_history_follows_from_sizes_alone():
     """References by their formula, and rates by those of the controller, from one update to the next."""
     model = network()
     first = file_bytes(model)
-    gains = {"integral": 0.25, "proportional": 0.75}
+    gains = {"integral": 0.25, "proportional": 0.75, "scale_gain": 0}
     callback = lqs.TargetSize(bytes=900, num_updates=20, ramp=0.5, bump=0.3, tolerance=9.0, **gains)
     fit(model, callback, epochs=4)
     shares, sizes, references, found = np.transpose(callback.history)
@@ -113,7 +157,8 @@ def test_one_epoch(num_updates):
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_several_steps_per_execution(epochs):
-    model, callback = network(steps_per_execution=4), lqs.TargetSize(bytes=1000, num_updates=1000, tolerance=9.0)
+    model = network(steps_per_execution=4)
+    callback = lqs.TargetSize(bytes=1000, num_updates=1000, tolerance=9.0, scale_gain=0)
     x, y = data()
     fit(model, callback, epochs=epochs, validation_data=(x[:100], y[:100]))
     shares = [share for share, _, _, _ in callback.history]
@@ -164,7 +209,7 @@ class CountingPenalty(lqs.CodeLengthPenalty):
 def test_looking_at_the_size_changes_nothing_and_retraces_nothing():
     """With gains of zero the rates stay, and training ends where it ends without the callback, bit for bit."""
     results, calls = [], []
-    for callbacks in ([], [lqs.TargetSize(bytes=1000, num_updates=7, integral=0, proportional=0, tolerance=9.0)]):
+    for callbacks in ([], [lqs.TargetSize(bytes=1000, num_updates=7, integral=0, proportional=0, scale_gain=0, tolerance=9.0)]):
         model = network(prototype(CountingPenalty(0.01)), prototype(CountingPenalty(0.01)))
         before = CountingPenalty.calls
         fit(model, *callbacks, epochs=3)
@@ -215,6 +260,7 @@ def test_model_without_rates_to_start_from():
 
 
 def test_parameter_without_a_penalty_is_left_alone():
+    """Its scale is neither trained nor moved by the callback."""
     model = network(bias=lqs.NestedQuantization(rule=lqs.Frozen(), initial_scale=0.5))
     fit(model, lqs.TargetSize(bytes=1000, tolerance=9.0))
     assert float(to_numpy(quantized_parameters(model)[1][1].scale).squeeze()) == 0.5
@@ -244,3 +290,9 @@ def test_bad_ramp(value):
 def test_bad_bump(value):
     with pytest.raises(ValueError, match="Argument `bump` must be a finite number. Received: bump="):
         lqs.TargetSize(bytes=1000, bump=value)
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, True, "0.2", None])
+def test_bad_scale_gain(value):
+    with pytest.raises(ValueError, match="Argument `scale_gain` must be a finite number >= 0. Received: scale_gain="):
+        lqs.TargetSize(bytes=1000, scale_gain=value)
