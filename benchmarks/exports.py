@@ -15,11 +15,12 @@ import json
 import tempfile
 from pathlib import Path
 
-import lqs
 import numpy as np
 import onnxruntime
 import pandas as pd
 from ai_edge_litert.interpreter import Interpreter
+
+import lqs
 from lqs import deployment
 from lqs.configs import Config
 from lqs.records import DATA, RUNS

@@ -209,7 +209,8 @@ class CountingPenalty(lqs.CodeLengthPenalty):
 def test_looking_at_the_size_changes_nothing_and_retraces_nothing():
     """With gains of zero the rates stay, and training ends where it ends without the callback, bit for bit."""
     results, calls = [], []
-    for callbacks in ([], [lqs.TargetSize(bytes=1000, num_updates=7, integral=0, proportional=0, scale_gain=0, tolerance=9.0)]):
+    gains = dict.fromkeys(("integral", "proportional", "scale_gain"), 0)
+    for callbacks in ([], [lqs.TargetSize(bytes=1000, num_updates=7, **gains, tolerance=9.0)]):
         model = network(prototype(CountingPenalty(0.01)), prototype(CountingPenalty(0.01)))
         before = CountingPenalty.calls
         fit(model, *callbacks, epochs=3)
