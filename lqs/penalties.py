@@ -256,7 +256,7 @@ class MSQEPenalty(Penalty):
 class BinaryPenalty(Penalty):
     """Penalizes the distance from plus or minus the scale (Tang, Hua and Wang 2017, AAAI).
 
-    The term is the mean of `1 - (P / s)**2` within the scale and of 0 beyond it. The scale is given: it has no gradient.
+    The term is the mean of `1 - (P / s)**2` within the scale and of 0 beyond it. The scale is given: no gradient.
 
     Example:
 
@@ -285,8 +285,9 @@ class HoyerPenalty(Penalty):
     """
 
     def term(self, parameter, scale, axes):
+        magnitude = ops.multiply(parameter, ops.sign(parameter))  # of gradient 0 at 0, on every backend
         squares = ops.maximum(ops.sum(ops.square(parameter)), SMALLEST_SQUARES)
-        return ops.divide(ops.square(ops.mean(ops.abs(parameter))), squares) * math.prod(parameter.shape)
+        return ops.divide(ops.square(ops.mean(magnitude)), squares) * math.prod(parameter.shape)
 
 
 def validate_penalty(penalty):

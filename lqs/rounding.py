@@ -4,8 +4,8 @@ A rounding is a plug-in: the names `"floor"` and `"nearest"`, or a `Rounding`, w
 parameter receives, and which parameter has given integers. That is enough for published methods whose weights are
 integers times one scale. Three well-known ones have other weights and are not here: TTQ has two scales (Zhu et al.
 2017, arXiv 1612.01064), LQ-Nets a basis of several (Zhang et al. 2018, arXiv 1807.10029), and Deep Compression shares
-the means of clusters (Han et al. 2016, arXiv 1510.00149); nor is QIL, which learns two more numbers for each scale (Jung
-et al. 2019, arXiv 1808.05779).
+the means of clusters (Han et al. 2016, arXiv 1510.00149). Nor is QIL, which learns two more numbers for each scale
+(Jung et al. 2019, arXiv 1808.05779).
 """
 
 import math
@@ -151,9 +151,8 @@ class _Binary(Rounding):
         return _levels_of_one(self, bits)
 
     def integers(self, parameter, scale, axes, levels, noise=None):
-        return ops.where(
-            ops.greater_equal(parameter, 0), ops.ones_like(parameter), ops.negative(ops.ones_like(parameter))
-        )
+        is_positive = ops.cast(ops.greater_equal(parameter, 0), parameter.dtype)
+        return ops.subtract(ops.multiply(2.0, is_positive), 1.0)
 
 
 @keras.saving.register_keras_serializable("lqs")
