@@ -19,7 +19,7 @@ from lqs.rules import add_strength, validate_strength
 
 LOG_2 = math.log(2.0)
 SMALLEST_MEAN = 1e-6  # of the magnitude of integers, where the gradient of their code length is cut off
-SMALLEST_SQUARES = 1e-30  # so that the term of zeros is 0
+SMALLEST_SQUARES = 1e-12  # so that the term of zeros and its gradient are 0; float32 holds the square
 
 
 def max_bin(parameter, scale, axes):

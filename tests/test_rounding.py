@@ -128,7 +128,7 @@ def test_random_roundings_with_given_noise():
 
 
 def test_noise_is_drawn_in_training_alone():
-    """The mean of 10,000 stochastic roundings of 0.3 is within five standard deviations; half of 0.3 stay with p = 0.5."""
+    """The mean of 10,000 stochastic roundings of 0.3 is within five standard deviations; so is the share that stays."""
     parameter = np.full(10_000, 0.3, "float32")
     layer = NestedQuantization(rounding=lqs.StochasticRounding(), initial_scale=1.0)
     first, second = (ops.convert_to_numpy(layer(parameter, training=True)) for _ in range(2))

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from lqs import data, training
-from lqs.configs import float_config, make_config
+from lqs.configs import FIELD, float_config, make_config
 from lqs.models import dense_network
 from lqs.records import read_record, read_records, record_path
-from lqs.statistics import model_integers, quantized_parameters, zipped_bytes
+from lqs.saving import load
+from lqs.statistics import integer_statistics, model_integers, quantized_parameters, zipped_bytes
 from lqs.training import batches, fit, load_dataset, make_model, run, run_all, scheduled_learning_rate
 
 BACKEND = keras.backend.backend()
@@ -470,3 +471,26 @@ def test_records_are_valid_json(nested, folders):
         raise AssertionError(constant)
 
     json.loads(record_path(nested[0], folders[0]).read_text(), parse_constant=refuse)
+
+
+# Published methods.
+
+FIELD_STRENGTHS = {"quant_noise": 0.5, "sinreq": 0.1, "tang": 0.1, "deep_hoyer": 0.1, "msqe": 10.0}
+
+
+@pytest.mark.parametrize("method", FIELD)
+def test_published_method_trains_and_its_file_comes_back(method, tmp_path):
+    """Its network on digits is better than 85 %, and the one in the file has the same integers and predictions."""
+    bits = 4 if FIELD[method].bits == "required" else None
+    settings = {"protocol": "compact", "epochs": 10, "batch_size": 100, "bits": bits}
+    config = digits_config(method, FIELD_STRENGTHS.get(method, 0.0), "column", **settings)
+    record = training.train(config, tmp_path, tmp_path)
+    assert record["final"]["val_accuracy"] > 0.85
+    assert [parameter["granularity"] for parameter in record["parameters"]] == ["column", "column"]
+    loaded = load(training.weights_path(config, tmp_path))
+    assert integer_statistics(list(model_integers(loaded).values())).items() <= record["final"].items()
+    scale = record["parameters"][0]["scale"]["max"]
+    assert float(np.max(quantized_parameters(loaded)[0][1].scale)) == pytest.approx(scale, rel=1e-5)
+    x = data.load("digits").x_test.astype("float32") / 16
+    accuracy = np.mean(np.argmax(loaded(x), axis=1) == data.load("digits").y_test)
+    assert accuracy == pytest.approx(record["final"]["val_accuracy"], abs=1e-5)
