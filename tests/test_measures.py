@@ -45,15 +45,6 @@ def test_scale_is_measured_in_training_alone(parametrization):
     np.testing.assert_allclose(ops.convert_to_numpy(layer.scale), expected / 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("parametrization", ["linear", "log"])
-def test_measured_scale_has_no_gradient_and_no_element_is_clipped(parametrization, gradients):
-    layer = lqs.NestedQuantization("row", lqs.Measured("mean"), bits=2, parametrization=parametrization)
-    layer.build(PARAMETER.shape)
-    layer.initialize_scale(PARAMETER)
-    _, scale_gradient = gradients(layer, PARAMETER, np.ones_like(PARAMETER))
-    np.testing.assert_array_equal(scale_gradient, [[0.0], [0.0]])
-
-
 def test_zero_parameter_has_the_least_scale():
     layer = lqs.NestedQuantization(rule=lqs.Measured("mean"))
     layer.build((3,))
