@@ -110,7 +110,8 @@ class NestedQuantization(keras.layers.Layer):
         self.initial_scale = _validate_initial_scale(initial_scale)
         self.parametrization = _validate_parametrization(parametrization)
         self._scale_gradient = get_rule(self.rule, self.levels)
-        self._penalty_term = None if penalty is None else penalty.bind(self.levels)
+        if self.penalty is not None:
+            self._penalty_term = self.penalty.bind(self.levels)
         self._measure = self.rule.bind_measure(self.levels) if isinstance(self.rule, Measured) else None
         named = isinstance(initial_scale, str)
         self._initial_measure = get_measure(initial_scale, self.levels) if named else self._measure
