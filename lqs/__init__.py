@@ -2,9 +2,28 @@
 
 from lqs.layers import QuantConv2D, QuantDense, QuantizedLayer, QuantizedModel, QuantizedParameters
 from lqs.nested import MIN_SCALE, NestedQuantization
-from lqs.penalties import CodeLengthPenalty, DifferencePenalty, InversePenalty, MaxBinPenalty, Penalty
+from lqs.penalties import (
+    BinaryPenalty,
+    CodeLengthPenalty,
+    DifferencePenalty,
+    HoyerPenalty,
+    InversePenalty,
+    MaxBinPenalty,
+    MSQEPenalty,
+    Penalty,
+    SinReQPenalty,
+)
 from lqs.reader import FileFormatError
-from lqs.rules import Frozen, GradientRatio, Rule, StraightThrough
+from lqs.rounding import (
+    BinaryConnect,
+    DoReFa,
+    QuantNoise,
+    Rounding,
+    StochasticRounding,
+    TernaryWeights,
+    XnorNet,
+)
+from lqs.rules import Frozen, GradientRatio, Measured, Rule, StraightThrough
 from lqs.saving import load, save
 from lqs.sizes import size_report
 from lqs.statistics import summary

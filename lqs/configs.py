@@ -4,10 +4,12 @@ import dataclasses
 import hashlib
 import json
 import math
+from typing import NamedTuple
 
 from lqs.granularity import GRANULARITIES
 from lqs.nested import MIN_SCALE, PARAMETRIZATIONS
 from lqs.penalties import CODES
+from lqs.rounding import signed_levels
 
 COMPACT = {
     "schedule": "cosine",
@@ -62,15 +64,58 @@ PROTOCOLS: dict[str, dict[str, dict]] = {
 NETWORK_OF_DATASET = {"mnist": "dense", "digits": "dense", "cifar10": "cifar10", "imagenette": "imagenette"}
 SCHEDULES = ("constant", "steps", "cosine")
 REGIMES = ("scratch", "pretrained")
-# method: (rule, penalty). The strength is the rule's threshold for `nested`, the penalty's rate otherwise.
+
+
+class Method(NamedTuple):
+    """How the quantizer of a method is made, by names among those of `lqs.training`.
+
+    Attributes:
+        rule: of the scale, `None` for a float network.
+        penalty: the loss term, or `None`.
+        rounding: `None` for that of the configuration.
+        initial_scale: a name of `lqs.measures`, `None` for the number of the configuration.
+        bits: whether the configuration must have `bits`: `"optional"`, `"required"` or `"none"`.
+        biases: whether the biases are quantized too.
+    """
+
+    rule: str | None
+    penalty: str | None = None
+    rounding: str | None = None
+    initial_scale: str | None = None
+    bits: str = "optional"
+    biases: bool = True
+
+
+# The thesis's methods and ours. The strength is the rule's threshold for `nested`, the penalty's rate otherwise.
 METHODS = {
-    "float": (None, None),
-    "nested": ("gradient_ratio", None),
-    "max_bin": ("frozen", "max_bin"),
-    "inverse": ("frozen", "inverse"),
-    "difference": ("frozen", "difference"),
-    "code_length": ("straight_through", "code_length"),
+    "float": Method(None, bits="none"),
+    "nested": Method("gradient_ratio"),
+    "max_bin": Method("frozen", "max_bin"),
+    "inverse": Method("frozen", "inverse"),
+    "difference": Method("frozen", "difference"),
+    "code_length": Method("straight_through", "code_length"),
 }
+# Published methods, for the weights of every layer; biases stay in float, as in the papers. The strength is a penalty's
+# rate, or the probability of `quant_noise`. `binary_connect` and `dorefa` have a fixed scale: in the papers 1, before
+# batch normalization; here, where there is none, that of the initial weights. Most penalties were published for float
+# weights that are rounded at the end; here the network is trained as it will be used, with rounded weights.
+_BITS: dict = {"bits": "required", "biases": False}
+_NO_BITS: dict = {"bits": "none", "biases": False}
+FIELD = {
+    "min_max": Method("measured_max", **_BITS),
+    "lsq": Method("lsq", initial_scale="lsq", **_BITS),
+    "dorefa": Method("frozen", None, "dorefa", "max", **_BITS),
+    "stochastic": Method("measured_max", None, "stochastic", **_BITS),
+    "quant_noise": Method("measured_max", None, "quant_noise", **_BITS),
+    "binary_connect": Method("frozen", None, "binary_connect", "max", **_NO_BITS),
+    "xnor": Method("measured_mean", None, "xnor", **_NO_BITS),
+    "twn": Method("measured_ternary", None, "twn", **_NO_BITS),
+    "tang": Method("frozen", "tang", "binary_connect", "max", **_NO_BITS),
+    "sinreq": Method("measured_max", "sinreq", **_BITS),
+    "msqe": Method("frozen", "msqe", initial_scale="lsq", **_BITS),
+    "deep_hoyer": Method("measured_max", "deep_hoyer", **_BITS),
+}
+QUANTIZERS = {**METHODS, **FIELD}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +125,8 @@ class Config:
     Attributes:
         dataset: name of a dataset of `lqs.data`.
         network: name of a network of `lqs.models`.
-        method: `"float"`, `"nested"`, `"max_bin"`, `"inverse"` or `"difference"`.
-        strength: threshold `lam` of `nested`, rate `gamma` of a penalty, 0 for `float`.
+        method: a name among `METHODS`, such as `"nested"`, or `FIELD`, such as `"lsq"`.
+        strength: threshold `lam` of `nested`, rate `gamma` of a penalty, probability of `quant_noise`, otherwise 0.
         granularity: of the kernels; biases are always `"scalar"`.
         regime: `"scratch"`, or `"pretrained"`: starting from the float network of the same seed.
         seed: of initial weights and batch order.
@@ -98,6 +143,7 @@ class Config:
         code: of `lqs.CodeLengthPenalty`.
         target_ratio: `None`, or how many times smaller than its float32 parameters the file is to be, for
             `lqs.TargetSize`, which then moves the strength.
+        bits: width of the integers, `None` for unbounded ones, or where the method has its own.
     """
 
     dataset: str
@@ -122,10 +168,11 @@ class Config:
     initial_scale: float = MIN_SCALE
     code: str = "geometric"
     target_ratio: float | None = None
+    bits: int | None = None
 
     def __post_init__(self):
         choices = {
-            "method": tuple(METHODS),
+            "method": tuple(QUANTIZERS),
             "granularity": GRANULARITIES,
             "regime": REGIMES,
             "rounding": ("floor", "nearest"),
@@ -150,16 +197,28 @@ class Config:
                 continue
             if not isinstance(received, int) or isinstance(received, bool) or received < 1:
                 raise ValueError(f"Argument `{name}` must be a positive integer. Received: {name}={received!r}")
+        signed_levels(self.bits)  # raises an error of its own
+        expected = self.quantizer.bits
+        if expected != "optional" and (self.bits is not None) != (expected == "required"):
+            wanted = "an integer" if expected == "required" else "None"
+            raise ValueError(
+                f"Argument `bits` must be {wanted} for the method {self.method!r}. Received: bits={self.bits!r}"
+            )
+
+    @property
+    def quantizer(self):
+        """The `Method`: how the quantizer is made."""
+        return QUANTIZERS[self.method]
 
     @property
     def rule(self):
         """Name of the scale-update rule, `None` for a float network."""
-        return METHODS[self.method][0]
+        return self.quantizer.rule
 
     @property
     def penalty(self):
         """Name of the loss term, or `None`."""
-        return METHODS[self.method][1]
+        return self.quantizer.penalty
 
     @property
     def id(self):

@@ -82,6 +82,7 @@ class _QuantizedKernelAndBias(QuantizedParameters):
         super().build(input_shape)
         for variable, quantizer in self.quantized_parameters():
             quantizer.build(variable.shape)
+            quantizer.initialize_scale(variable.value)
 
     def call(self, inputs):
         values = quantize_values(self.quantized_parameters())

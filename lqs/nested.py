@@ -9,9 +9,10 @@ from keras import ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope  # has no public name
 
 from lqs.granularity import scale_shape, sharing_axes, validate_granularity
+from lqs.measures import MEASURES, get_measure
 from lqs.penalties import validate_penalty
-from lqs.rounding import signed_levels, to_integers, validate_rounding
-from lqs.rules import FLOAT32_EPSILON, GradientRatio, get_rule, is_within
+from lqs.rounding import get_rounding, validate_rounding
+from lqs.rules import FLOAT32_EPSILON, GradientRatio, Measured, get_rule
 
 MIN_SCALE = 100 * FLOAT32_EPSILON
 PARAMETRIZATIONS = ("linear", "log")
@@ -57,12 +58,14 @@ class NestedQuantization(keras.layers.Layer):
     Args:
         granularity: axes along which `s` varies: `"scalar"`, `"row"`, `"column"`, `"channel"`, `"filter"` or a
             tuple of axes. See `lqs.granularity.varying_axes`.
-        rule: gradient of the scale: `GradientRatio`, `StraightThrough`, `Frozen` or a function. `None` stands
-            for `GradientRatio()`.
-        penalty: loss term: `MaxBinPenalty`, `InversePenalty`, `DifferencePenalty`, `CodeLengthPenalty`, or `None`.
-        rounding: `"floor"` (the thesis's) or `"nearest"`.
+        rule: gradient of the scale: `GradientRatio`, `StraightThrough`, `Frozen` or a function; or `Measured`: no
+            gradient, but a scale that is computed from the parameter. `None` stands for `GradientRatio()`.
+        penalty: loss term: `MaxBinPenalty`, `InversePenalty`, `DifferencePenalty`, `CodeLengthPenalty`, or another
+            `Penalty`, or `None`.
+        rounding: `"floor"` (the thesis's), `"nearest"` or a `Rounding`.
         bits: `None` for unbounded integers (the thesis's), or the width of the signed integers to clip to.
-        initial_scale: value of `s` before training, at least `100 * 2**-23` (the default).
+        initial_scale: value of `s` before training, at least `100 * 2**-23` (the default); or a name among
+            `lqs.measures.MEASURES`, such as `"lsq"`, to compute it from the initial values of the parameter.
         parametrization: `"linear"`, the trainable weight is `s` itself (the thesis's), or `"log"`, it is `log s`: a
             step of the optimizer then changes a scale by a factor, whatever its size.
 
@@ -103,21 +106,28 @@ class NestedQuantization(keras.layers.Layer):
         self.penalty = validate_penalty(penalty)
         self.rounding = validate_rounding(rounding)
         self.bits = bits
-        self.levels = signed_levels(bits)
+        self.levels = get_rounding(rounding).levels(bits)
         self.initial_scale = _validate_initial_scale(initial_scale)
         self.parametrization = _validate_parametrization(parametrization)
         self._scale_gradient = get_rule(self.rule, self.levels)
+        if self.penalty is not None:
+            self._penalty_term = self.penalty.bind(self.levels)
+        self._measure = self.rule.bind_measure(self.levels) if isinstance(self.rule, Measured) else None
+        named = isinstance(initial_scale, str)
+        self._initial_measure = get_measure(initial_scale, self.levels) if named else self._measure
 
     def build(self, input_shape):
         """Create the weight of the scale, of the shape of `input_shape` with size 1 on the shared axes."""
         self.parameter_shape = tuple(input_shape)
         self.sharing_axes = sharing_axes(self.granularity, len(self.parameter_shape))
         is_log = self.parametrization == "log"
+        initial = MIN_SCALE if isinstance(self.initial_scale, str) else self.initial_scale
         self.scale_weight = self.add_weight(
             name="log_scale" if is_log else "scale",
             shape=scale_shape(self.granularity, self.parameter_shape),
-            initializer=keras.initializers.Constant(math.log(self.initial_scale) if is_log else self.initial_scale),
+            initializer=keras.initializers.Constant(math.log(initial) if is_log else initial),
             constraint=MinValue(math.log(MIN_SCALE) if is_log else MIN_SCALE),
+            trainable=self._measure is None,
         )
         _LAYER_OF_SCALE[id(self.scale_weight)] = self
 
@@ -135,18 +145,36 @@ class NestedQuantization(keras.layers.Layer):
         errors = [np.abs(np.asarray(ops.convert_to_numpy(ops.exp(value))) - scale) for value in steps]
         return np.take_along_axis(np.stack(steps), np.argmin(errors, axis=0)[None], axis=0)[0]
 
+    def initialize_scale(self, parameter):
+        """Compute the scale from the initial values of the parameter, if the rule or `initial_scale` asks for it.
+
+        The layers of `lqs` call it where they have these values. Within a stateless call, as `lqs.load` makes it, no
+        variable has a value yet, and the scale stays.
+        """
+        if self._initial_measure is not None and get_stateless_scope() is None:
+            self._assign_scale(self._initial_measure(ops.convert_to_tensor(parameter), self.sharing_axes))
+
+    def _assign_scale(self, scale):
+        """Assign a scale, at least the least one, and return it."""
+        scale = ops.maximum(ops.cast(scale, self.scale_weight.dtype), MIN_SCALE)
+        self.scale_weight.assign(ops.log(scale) if self.parametrization == "log" else scale)
+        return scale
+
     @property
     def size(self):
         """Number of elements of the parameter, `#P`."""
         return math.prod(self.parameter_shape)
 
-    def call(self, parameter):
-        """Return `P_r`, of the shape and dtype of `parameter`."""
+    def call(self, parameter, training=None):
+        """Return `P_r`, of the shape and dtype of `parameter`; in training, measure the scale and draw noise."""
         _validate_float(parameter)
+        if training and self._measure is not None:
+            self._assign_scale(self._measure(ops.stop_gradient(parameter), self.sharing_axes))
+        noise = get_rounding(self.rounding).noise(parameter) if training else None
         scale = ops.cast(self.scale, parameter.dtype)
         if self.penalty is not None and not self.losses:  # a layer called twice has its parameters once
             self.add_loss(self._weighted_penalty(parameter, scale))
-        return _reconstruct(self, parameter, scale)
+        return _reconstruct(self, parameter, scale, noise)
 
     def integers(self, parameter):
         """Return `P_q` as an int32 tensor of the shape of `parameter`."""
@@ -154,8 +182,12 @@ class NestedQuantization(keras.layers.Layer):
         parameter = ops.convert_to_tensor(parameter)
         if not self.built:
             self.build(parameter.shape)
-        integers = to_integers(parameter, ops.convert_to_tensor(self.scale), self.rounding, self.levels)
-        return ops.cast(integers, "int32")
+        scale, rounding = ops.convert_to_tensor(self.scale), get_rounding(self.rounding)
+        return ops.cast(rounding.integers(parameter, scale, self.sharing_axes, self.levels), "int32")
+
+    def parameter_of(self, integers, scale):
+        """Return NumPy's array of a parameter that has these integers with this scale, far from where others begin."""
+        return get_rounding(self.rounding).parameter_of(integers, scale, self.levels)
 
     def copy(self):
         """Return an unbuilt layer of the same configuration, as `lqs.quantize` makes for each parameter."""
@@ -167,7 +199,7 @@ class NestedQuantization(keras.layers.Layer):
             "granularity": self.granularity if isinstance(self.granularity, str) else list(self.granularity),
             "rule": keras.saving.serialize_keras_object(self.rule),
             "penalty": keras.saving.serialize_keras_object(self.penalty),
-            "rounding": self.rounding,
+            "rounding": keras.saving.serialize_keras_object(self.rounding),
             "bits": self.bits,
             "initial_scale": self.initial_scale,
         }
@@ -177,7 +209,7 @@ class NestedQuantization(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("rule", "penalty")}
+        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("rule", "penalty", "rounding")}
         return cls(**{**config, **parts})
 
     def compute_output_shape(self, input_shape):
@@ -185,7 +217,7 @@ class NestedQuantization(keras.layers.Layer):
 
     def _weighted_penalty(self, parameter, scale):
         share = self.size / sum(layer.size for layer in _whole_model(self))
-        term = self.penalty.term(parameter, scale, self.sharing_axes)
+        term = self._penalty_term(parameter, scale, self.sharing_axes)
         return ops.multiply(ops.multiply(self.penalty.rate, share), ops.cast(term, "float32"))
 
 
@@ -216,26 +248,23 @@ def _whole_model(layer):
     return {id(found): found for found in (*in_scope, *in_call, layer) if found is not None}.values()
 
 
-def _reconstruct(layer, parameter, scale):
+def _reconstruct(layer, parameter, scale, noise):
     """Return `P_r` with the gradients of `NestedQuantization`."""
-    rounding, levels, axes = layer.rounding, layer.levels, layer.sharing_axes
+    rounding, levels, axes = get_rounding(layer.rounding), layer.levels, layer.sharing_axes
 
     @ops.custom_gradient
-    def reconstruct(parameter, scale):
-        integers = to_integers(parameter, scale, rounding, levels)
-
+    def reconstruct(parameter, scale, integers):
         def gradient(*args, upstream=None):
             upstream = args[-1] if upstream is None else upstream
             scale_gradient = layer._scale_gradient(upstream, parameter, integers, scale, axes)
             scale_gradient = ops.reshape(ops.cast(scale_gradient, scale.dtype), scale.shape)
-            if levels is None:
-                return upstream, scale_gradient
-            inside = is_within(ops.divide(parameter, scale), levels)
-            return ops.where(inside, upstream, ops.zeros_like(upstream)), scale_gradient
+            parameter_gradient = rounding.parameter_gradient(upstream, parameter, scale, axes, levels)
+            return parameter_gradient, scale_gradient, ops.zeros_like(integers)
 
         return ops.multiply(integers, scale), gradient
 
-    return reconstruct(parameter, scale)
+    integers = rounding.integers(parameter, scale, axes, levels, noise)
+    return reconstruct(parameter, scale, ops.stop_gradient(integers))
 
 
 def _validate_float(parameter):
@@ -245,11 +274,13 @@ def _validate_float(parameter):
 
 
 def _validate_initial_scale(initial_scale):
+    if isinstance(initial_scale, str) and initial_scale in MEASURES:
+        return initial_scale
     is_number = isinstance(initial_scale, (int, float)) and not isinstance(initial_scale, bool)
     if not is_number or not MIN_SCALE <= initial_scale < math.inf:
         raise ValueError(
-            f"Argument `initial_scale` must be a finite number of at least {MIN_SCALE:.4g}. "
-            f"Received: initial_scale={initial_scale!r}"
+            f"Argument `initial_scale` must be a finite number of at least {MIN_SCALE:.4g}, or one of "
+            f"{tuple(MEASURES)}. Received: initial_scale={initial_scale!r}"
         )
     return float(initial_scale)
 

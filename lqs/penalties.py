@@ -8,15 +8,18 @@ with `#P` the number of elements of the parameter `P` and the sums over every qu
 that is trained. The terms are continuous: none of them contains a floor.
 """
 
+import functools
 import math
 
 import keras
 from keras import ops
 
+from lqs.rounding import to_integers
 from lqs.rules import add_strength, validate_strength
 
 LOG_2 = math.log(2.0)
 SMALLEST_MEAN = 1e-6  # of the magnitude of integers, where the gradient of their code length is cut off
+SMALLEST_SQUARES = 1e-12  # so that the term of zeros and its gradient are 0; float32 holds the square
 
 
 def max_bin(parameter, scale, axes):
@@ -134,6 +137,13 @@ class Penalty(keras.layers.Layer):
         self.rate = add_strength(self, "rate", rate)
         self.built = True
 
+    def bind(self, levels):
+        """Return the function that a layer with the given `(lowest, highest)` integer, or `None`, calls.
+
+        Override it in a penalty that depends on the levels.
+        """
+        return self.term
+
     def term(self, parameter, scale, axes):
         """Return the scalar term of one parameter; the arguments are those of `max_bin`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `term`.")
@@ -192,6 +202,92 @@ class CodeLengthPenalty(Penalty):
 
     def get_config(self):
         return {**super().get_config(), "code": self.code}
+
+
+@keras.saving.register_keras_serializable("lqs")
+class SinReQPenalty(Penalty):
+    """SinReQ: penalizes what is not a multiple of the scale (Elthakeb et al. 2019, arXiv 1905.01416).
+
+    The term is `mean(sin(pi P / s)**2)`, from 0 on the grid to 1 midway. The grid is given: the scale has no gradient.
+
+    Example: on the grid, and a quarter of a step beside it.
+
+    >>> import numpy as np
+    >>> penalty = SinReQPenalty(1.0)
+    >>> f"{float(penalty.term(np.array([3.0, 0.25], 'float32'), np.ones(1, 'float32'), (0,))):.3f}"
+    '0.250'
+    """
+
+    def term(self, parameter, scale, axes):
+        quotient = ops.divide(parameter, ops.stop_gradient(scale))
+        return ops.mean(ops.square(ops.sin(ops.multiply(quotient, math.pi))))
+
+
+@keras.saving.register_keras_serializable("lqs")
+class MSQEPenalty(Penalty):
+    """MSQE: penalizes the mean square quantization error (Choi, El-Khamy and Lee 2020, arXiv 1809.00095).
+
+    The term is `mean((P - Q s)**2)` with the nearest integers `Q` among the levels, which count as constants:
+
+        d/dP = 2 (P - Q s) / N
+        d/ds = -2 sum((P - Q s) Q) / N
+
+    It needs `bits`: among all integers, the error is least at `s = 0`. The paper also learns the rate.
+
+    Example: the integers are 1 and, clipped, 1.
+
+    >>> import numpy as np
+    >>> term = MSQEPenalty(1.0).bind((-2, 1))
+    >>> float(term(np.array([1.0, 3.0], "float32"), np.ones(1, "float32"), (0,)))
+    2.0
+    """
+
+    def bind(self, levels):
+        if levels is None:
+            raise ValueError("Argument `bits` must be given, for an `lqs.MSQEPenalty`. Received: bits=None")
+        return functools.partial(self.term, levels=levels)
+
+    def term(self, parameter, scale, axes, levels=None):
+        integers = ops.stop_gradient(to_integers(parameter, scale, "nearest", levels))
+        return ops.mean(ops.square(ops.subtract(parameter, ops.multiply(integers, scale))))
+
+
+@keras.saving.register_keras_serializable("lqs")
+class BinaryPenalty(Penalty):
+    """Penalizes the distance from plus or minus the scale (Tang, Hua and Wang 2017, AAAI).
+
+    The term is the mean of `1 - (P / s)**2` within the scale and of 0 beyond it. The scale is given: no gradient.
+
+    Example:
+
+    >>> import numpy as np
+    >>> float(BinaryPenalty(1.0).term(np.array([1.0, -2.0, 5.0, 0.0], "float32"), np.full(1, 2.0, "float32"), (0,)))
+    0.4375
+    """
+
+    def term(self, parameter, scale, axes):
+        quotient = ops.divide(parameter, ops.stop_gradient(scale))
+        return ops.mean(ops.relu(ops.subtract(1.0, ops.square(quotient))))
+
+
+@keras.saving.register_keras_serializable("lqs")
+class HoyerPenalty(Penalty):
+    """DeepHoyer's Hoyer-square: penalizes elements that are not zero (Yang, Wen and Li 2020, arXiv 1908.09979).
+
+    The term is `sum(abs(P))**2 / sum(P**2) / N`, from `1 / N` with one element to 1 with equal ones, whatever their
+    size. The paper then prunes by a threshold; here that is the bin of zero.
+
+    Example:
+
+    >>> import numpy as np
+    >>> float(HoyerPenalty(1.0).term(np.array([1.0, -1.0, 0.0, 0.0], "float32"), None, None))
+    0.5
+    """
+
+    def term(self, parameter, scale, axes):
+        magnitude = ops.multiply(parameter, ops.sign(parameter))  # of gradient 0 at 0, on every backend
+        squares = ops.maximum(ops.sum(ops.square(parameter)), SMALLEST_SQUARES)
+        return ops.divide(ops.square(ops.mean(magnitude)), squares) * math.prod(parameter.shape)
 
 
 def validate_penalty(penalty):

@@ -15,6 +15,8 @@ import math
 import keras
 from keras import ops
 
+from lqs.measures import MEASURES, get_measure
+
 FLOAT32_EPSILON = 2.0**-23
 DEFAULT_THRESHOLD = 1e-10
 
@@ -219,6 +221,43 @@ class Frozen(Rule):
 
     def scale_gradient(self, upstream, parameter, integers, scale, axes):
         return ops.zeros_like(scale)
+
+
+@keras.saving.register_keras_serializable("lqs")
+class Measured(Rule):
+    """No gradient for the scale: it is measured on the parameter at every training step.
+
+    As a moving statistic of batch normalization, the scale is then a non-trainable weight, which training assigns, and
+    evaluation and files use as it is. Until the first step it is that of the initial values.
+
+    Args:
+        measure: `"max"` (min-max, Jacob et al. 2018), `"mean"` (XNOR-Net, Rastegari et al. 2016) or `"ternary"` (TWN,
+            Li et al. 2016); see `lqs.measures`.
+
+    Raises:
+        ValueError: if the measure is unknown.
+
+    Example:
+
+    >>> Measured("mean").get_config()["measure"]
+    'mean'
+    """
+
+    def __init__(self, measure="max", **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(measure, str) or measure not in MEASURES:
+            raise ValueError(f"Argument `measure` must be one of {tuple(MEASURES)}. Received: measure={measure!r}")
+        self.measure = measure
+
+    def bind_measure(self, levels):
+        """Return the function `(parameter, axes) -> scale`; override it in a rule with a measure of its own."""
+        return get_measure(self.measure, levels)
+
+    def scale_gradient(self, upstream, parameter, integers, scale, axes):
+        return ops.zeros_like(scale)
+
+    def get_config(self):
+        return {**super().get_config(), "measure": self.measure}
 
 
 def get_rule(rule, levels=None):

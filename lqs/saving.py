@@ -175,15 +175,9 @@ def _unique(name, names):
     return name if names[name] == 1 else _unique(f"{name}#{names[name]}", names)
 
 
-def _middle(integers, scale, rounding):
-    """Return the parameter in the middle of its bins, so that arithmetic at their edges does not matter."""
-    shift = 0.5 if rounding == "floor" else 0.0
-    return (integers.astype(scale.dtype) + np.asarray(shift, scale.dtype)) * scale
-
-
 def _is_recoverable(integers, quantizer, variable):
     """Return whether the quantizer gives the same integers again, as it may not beyond the precision of floats."""
-    middle = _middle(integers, to_numpy(quantizer.scale), quantizer.rounding)
+    middle = quantizer.parameter_of(integers, to_numpy(quantizer.scale))
     again = quantizer.integers(keras.ops.convert_to_tensor(middle, variable.dtype))
     return np.array_equal(to_numpy(again), integers)
 
@@ -198,7 +192,7 @@ def _match(model, tensors):
         if tensor.integers is not None:
             if quantizer is None:
                 raise FileFormatError(f"{tensor.name} has integers, but the model does not quantize it")
-            pairs.append((variable, _middle(tensor.integers, tensor.scale, quantizer.rounding)))
+            pairs.append((variable, quantizer.parameter_of(tensor.integers, tensor.scale)))
             pairs.append(_scale_pair(quantizer, tensor.name, tensor.scale))
             continue
         pairs.append((variable, tensor.values))

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from lqs import data, penalties, rules
+from lqs import data, penalties, rounding, rules
 from lqs.augmentation import size_to_crop_from
 from lqs.configs import float_config
 from lqs.files import write_atomically
@@ -34,12 +34,29 @@ RULES = {
     "gradient_ratio": lambda config: rules.GradientRatio(config.strength, config.update_stalled),
     "frozen": lambda config: rules.Frozen(),
     "straight_through": lambda config: rules.StraightThrough(),
+    "lsq": lambda config: rules.StraightThrough(normalize=True),
+    "measured_max": lambda config: rules.Measured("max"),
+    "measured_mean": lambda config: rules.Measured("mean"),
+    "measured_ternary": lambda config: rules.Measured("ternary"),
 }
 PENALTIES = {
     "max_bin": lambda config: penalties.MaxBinPenalty(config.strength),
     "inverse": lambda config: penalties.InversePenalty(config.strength),
     "difference": lambda config: penalties.DifferencePenalty(config.strength),
     "code_length": lambda config: penalties.CodeLengthPenalty(config.strength, config.code),
+    "sinreq": lambda config: penalties.SinReQPenalty(config.strength),
+    "msqe": lambda config: penalties.MSQEPenalty(config.strength),
+    "tang": lambda config: penalties.BinaryPenalty(config.strength),
+    "deep_hoyer": lambda config: penalties.HoyerPenalty(config.strength),
+}
+ROUNDINGS = {
+    None: lambda config: config.rounding,
+    "binary_connect": lambda config: rounding.BinaryConnect(),
+    "xnor": lambda config: rounding.XnorNet(),
+    "twn": lambda config: rounding.TernaryWeights(),
+    "dorefa": lambda config: rounding.DoReFa(),
+    "stochastic": lambda config: rounding.StochasticRounding(),
+    "quant_noise": lambda config: rounding.QuantNoise(config.strength),
 }
 STEPS = ((0.4, 0.5), (0.6, 0.2))  # share of the epochs, factor of the learning rate from then on
 VALIDATION_BATCH_SIZE = 1000
@@ -151,7 +168,7 @@ def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):
         model.set_weights(initial_weights)
     if config.method != "float":
         kernel, bias = (_quantizer(config, granularity) for granularity in (config.granularity, "scalar"))
-        model = quantize(model, kernel, bias, where)
+        model = quantize(model, kernel, bias if config.quantizer.biases else None, where)
     metrics = ["accuracy"]
     if model.losses or config.penalty is not None:  # the loss includes them
         metrics.append(keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True))
@@ -290,9 +307,15 @@ def _num_cpus():
 
 
 def _quantizer(config, granularity):
-    penalty = PENALTIES[config.penalty](config) if config.penalty else None
-    scale = {"initial_scale": config.initial_scale, "parametrization": config.parametrization}
-    return NestedQuantization(granularity, RULES[config.rule](config), penalty, config.rounding, **scale)
+    return NestedQuantization(
+        granularity,
+        RULES[config.rule](config),
+        PENALTIES[config.penalty](config) if config.penalty else None,
+        ROUNDINGS[config.quantizer.rounding](config),
+        config.bits,
+        config.quantizer.initial_scale or config.initial_scale,
+        config.parametrization,
+    )
 
 
 def _describe_parameter(variable, quantizer):

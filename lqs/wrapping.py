@@ -128,6 +128,8 @@ def _wrap(layer, prototypes, where):
     wrapper = QuantizedModel if isinstance(copy, keras.Model) else QuantizedLayer
     wrapped = wrapper(copy, quantizers, name=layer.name)
     wrapped.build()
+    for variable, quantizer in wrapped.quantized_parameters():
+        quantizer.initialize_scale(variable.value)
     if isinstance(copy, keras.Model) and copy.compiled:
         wrapped.compile_from_config(copy.get_compile_config())
     return wrapped

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lqs.configs import METHODS, PROTOCOLS, Config, float_config, make_config
+from lqs.configs import FIELD, METHODS, PROTOCOLS, Config, float_config, make_config
 
 # A value other than the one that `make_config("mnist", "nested", 1e-10, "row")` has, for every field.
 OTHER_VALUES = {
@@ -30,6 +30,7 @@ OTHER_VALUES = {
     "initial_scale": 0.01,
     "code": "elias",
     "target_ratio": 20,
+    "bits": 4,
 }
 
 
@@ -52,7 +53,7 @@ def test_ids_are_those_of_committed_records(arguments, known_id):
 def test_field_at_its_default_leaves_the_id(config):
     defaults = {"rounding": "floor", "update_stalled": True, "epsilon": 1e-7, "backend": "jax"}
     defaults |= {"schedule": "constant", "image_size": None, "input_scale": 1.0, "parametrization": "linear"}
-    defaults |= {"initial_scale": 100 * 2**-23, "code": "geometric", "target_ratio": None}
+    defaults |= {"initial_scale": 100 * 2**-23, "code": "geometric", "target_ratio": None, "bits": None}
     assert {f.name for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING} == set(defaults)
     assert make_config("mnist", "nested", 1e-10, "row", **defaults).id == config.id
 
@@ -185,6 +186,24 @@ def test_float_config_keeps_what_the_float_network_depends_on():
         "mnist", "nested", 1e-9, "row", "pretrained", rounding="nearest", update_stalled=False, **settings
     )
     assert float_config(config) == make_config("mnist", "float", **settings)
+
+
+@pytest.mark.parametrize(
+    "method, bits, message",
+    [
+        ("lsq", None, "`bits` must be an integer for the method 'lsq'. Received: bits=None"),
+        ("xnor", 2, "`bits` must be None for the method 'xnor'. Received: bits=2"),
+        ("float", 2, "`bits` must be None for the method 'float'. Received: bits=2"),
+        ("nested", 1, "`bits` must be None or an integer from 2 to 24. Received: bits=1"),
+    ],
+)
+def test_bits_fit_the_method(method, bits, message):
+    with pytest.raises(ValueError, match=message):
+        make_config("mnist", method, bits=bits)
+
+
+def test_published_methods_are_apart_from_the_others():
+    assert set(METHODS) & set(FIELD) == set() and {method.bits for method in FIELD.values()} == {"required", "none"}
 
 
 def test_float_config_is_its_own():

@@ -384,3 +384,35 @@ def test_bad_code(code):
 def test_abstract_penalty():
     with pytest.raises(NotImplementedError, match="Penalty must implement `term`"):
         lqs.Penalty(0.1).term(None, None, ())
+
+
+# Published terms, for P = [3, -1, 1/2, 0] at s = 2 and bits = 2, whose highest integer is 1:
+#   SinReQ  sines of pi (3/2, -1/2, 1/4, 0): squares 1, 1, 1/2, 0; d/dP = pi / s sin(2 pi P / s) / 4 = 0, 0, pi / 8, 0
+#   MSQE    integers 1, 0 (-1/2 to the even one), 0, 0: errors 1, -1, 1/2, 0; d/dP = 2 error / 4; d/ds = -2 (1) / 4
+#   Binary  beyond; 1 - 1/4, 1 - 1/16, 1; d/dP = -2 P / s**2 / 4
+#   Hoyer   sum 9/2, of squares 41/4: H = 81/41; with A = 9/2, B = 41/4: d/dP = 2 sign A / B**2 (B - A abs(P)) / 4
+PUBLISHED = {
+    "SinReQ": (lqs.SinReQPenalty, 5 / 8, [0, 0, math.pi / 8, 0], 0),
+    "MSQE": (lqs.MSQEPenalty, 9 / 16, [1 / 2, -1 / 2, 1 / 4, 0], -1 / 2),
+    "Binary": (lqs.BinaryPenalty, (12 + 15 + 16) / 64, [0, 1 / 8, -1 / 16, 0], 0),
+    "Hoyer": (lqs.HoyerPenalty, 81 / 164, np.array([-13 / 4, -23 / 4, 8, 0]) * 36 / 41**2, 0),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_penalties_by_hand(name, gradients):
+    penalty, value, parameter_gradient, scale_gradient = PUBLISHED[name]
+    layer = lqs.NestedQuantization("scalar", lqs.Frozen(), penalty(0.5), "nearest", bits=2, initial_scale=2.0)
+    parameter = np.array([3, -1, 0.5, 0], "float32")
+    layer(parameter)
+    assert float(sum(layer.losses)) == pytest.approx(0.5 * value, rel=1e-6)
+    result = gradients(layer, parameter, np.zeros(4, "float32"))
+    np.testing.assert_allclose(result[0], 0.5 * np.array(parameter_gradient), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result[1], [0.5 * scale_gradient], rtol=1e-6)
+    zero = [np.asarray(gradient) for gradient in gradients(layer, 0 * parameter, 0 * parameter)]
+    assert all(np.isfinite(gradient).all() for gradient in zero)
+
+
+def test_quantization_error_needs_levels():
+    with pytest.raises(ValueError, match="`bits` must be given, for an `lqs.MSQEPenalty`. Received: bits=None"):
+        lqs.NestedQuantization(penalty=lqs.MSQEPenalty(1.0))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from lqs import data, training
-from lqs.configs import float_config, make_config
+from lqs.configs import FIELD, float_config, make_config
 from lqs.models import dense_network
 from lqs.records import read_record, read_records, record_path
+from lqs.saving import load
 from lqs.statistics import model_integers, quantized_parameters, zipped_bytes
 from lqs.training import batches, fit, load_dataset, make_model, run, run_all, scheduled_learning_rate
 
@@ -470,3 +471,30 @@ def test_records_are_valid_json(nested, folders):
         raise AssertionError(constant)
 
     json.loads(record_path(nested[0], folders[0]).read_text(), parse_constant=refuse)
+
+
+# Published methods.
+
+FIELD_STRENGTHS = {"quant_noise": 0.5, "sinreq": 0.1, "tang": 0.1, "deep_hoyer": 0.1, "msqe": 10.0}
+
+
+@pytest.mark.parametrize("method", FIELD)
+def test_published_method_trains_and_its_file_comes_back(method, tmp_path, monkeypatch):
+    """Five epochs on digits give more than 80 %, and the file has its integers, scales and outputs, bit for bit."""
+    monkeypatch.setattr(training, "STEPS_PER_EXECUTION", 1)  # quicker to compile
+    bits = 4 if FIELD[method].bits == "required" else None
+    settings = {"protocol": "compact", "epochs": 5, "batch_size": 100, "learning_rate": 1e-2, "bits": bits}
+    config = digits_config(method, FIELD_STRENGTHS.get(method, 0.0), "scalar", **settings)
+    digits = data.load("digits")
+    model = make_model(config, digits.input_shape, digits.num_classes, tmp_path, tmp_path)
+    assert fit(config, model, digits)["val_accuracy"][-1] > 0.8
+    training.keep(config, model, tmp_path)
+    loaded = load(training.weights_path(config, tmp_path))
+    quantizers = [[quantizer for _, quantizer in quantized_parameters(network)] for network in (model, loaded)]
+    assert [quantizer.granularity for quantizer in quantizers[0]] == ["scalar", "scalar"]  # the kernels'
+    for ours, theirs in zip(*quantizers, strict=True):
+        np.testing.assert_array_equal(*[keras.ops.convert_to_numpy(q.scale) for q in (ours, theirs)])
+    for ours, theirs in zip(*[model_integers(network).values() for network in (model, loaded)], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    x = digits.x_test.astype("float32") / 16
+    np.testing.assert_array_equal(*[keras.ops.convert_to_numpy(network(x)) for network in (model, loaded)])
