@@ -153,7 +153,7 @@ class TargetSize(keras.callbacks.Callback):
         layers = [layer for layer in nested_layers(self.model) if layer.penalty is not None]
         bits = 8 * size / sum(layer.size for layer in layers)
         factor = math.exp(self.scale_gain * math.log(2) * max(bits - SPARSE_BITS, 0) * error)
-        for layer in layers:
+        for layer in (layer for layer in layers if layer.scale_weight.trainable):
             scale = factor * keras.ops.convert_to_numpy(layer.scale)
             layer.scale_weight.assign(layer.scale_weight_of(np.maximum(scale, MIN_SCALE).astype("float32")))
 
