@@ -51,6 +51,7 @@ class NestedQuantization(keras.layers.Layer):
     Backward, with `L` the loss:
 
         dL/dP := dL/dP_r           straight-through estimator; 0 where clipped, if `bits` is given
+                                   (a `Rounding` may have another one)
         dL/ds := rule(...)         see `lqs.rules`
 
     plus the gradient of the penalty, if there is one, to both.
