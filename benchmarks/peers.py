@@ -1,0 +1,87 @@
+"""Keras's own post-training quantization of the float networks of the leaderboard, in the same file format.
+
+    KERAS_BACKEND=jax python benchmarks/peers.py
+
+Writes `data/peers.csv`, one row per seed and mode. The float networks are those of the batch `mnist-compact`, as training
+left them in `data/raw/weights`; nothing is tuned, as nothing can be. `model.quantize` gives integers and one scale per
+unit, which a `.lqs` file holds exactly, so its bytes compare with those of the other methods. Accuracy is that of Keras's
+quantized network, which also quantizes the inputs of its layers, as its users get it.
+"""
+
+import warnings
+
+import keras
+import numpy as np
+import pandas as pd
+
+import lqs
+from lqs import data
+from lqs.configs import make_config
+from lqs.models import dense_network
+from lqs.records import DATA
+from lqs.sizes import file_bytes, fp32_bytes
+from lqs.statistics import quantized_parameters
+from lqs.training import weights_path
+
+SEEDS = (42, 43, 44, 45, 46)
+MODES = {
+    "int8": lambda: keras.quantizers.Int8QuantizationConfig(),
+    "int4": lambda: keras.quantizers.Int4QuantizationConfig(block_size=None),  # the default has zero points
+}
+
+
+def float_network(seed):
+    """Return the trained float network of one seed."""
+    model = dense_network((28, 28, 1), 10)
+    with np.load(weights_path(make_config("mnist", "float", seed=seed, protocol="compact"))) as archive:
+        model.set_weights([archive[name] for name in archive.files])
+    return model
+
+
+def post_training_quantized(model, mode):
+    """Return a copy of `model`, quantized by Keras."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of layers without weights
+        copy.quantize(config=MODES[mode]())
+    return copy
+
+
+def as_nested(model, quantized):
+    """Return the network of the nested layer that has the integers and scales of `quantized`, for its file."""
+    prototype = lqs.NestedQuantization("column", lqs.Frozen(), rounding="nearest")
+    nested = lqs.quantize(model, kernel=prototype, bias=None)
+    layers = [layer for layer in quantized.layers if getattr(layer, "quantization_mode", None)]
+    for (variable, quantizer), layer in zip(quantized_parameters(nested), layers, strict=True):
+        integers = keras.ops.convert_to_numpy(layer.kernel)
+        if layer.quantization_mode == "int4":  # two in a byte
+            integers = keras.ops.convert_to_numpy(
+                keras.quantizers.unpack_int4(layer.kernel, variable.shape[-1], axis=-1)
+            )
+        scale = 1 / keras.ops.convert_to_numpy(layer.kernel_scale).astype("float32")[None]
+        quantizer.scale_weight.assign(scale)
+        variable.assign(integers * scale)
+        assert np.array_equal(keras.ops.convert_to_numpy(quantizer.integers(variable.value)), integers)
+    return nested
+
+
+def main():
+    """Write the table."""
+    dataset = data.load("mnist")
+    images = dataset.x_test * np.float32(1 / 255)
+    rows = []
+    for seed in SEEDS:
+        model = float_network(seed)
+        for mode in MODES:
+            quantized = post_training_quantized(model, mode)
+            classes = quantized.predict(images, batch_size=1000, verbose=0).argmax(axis=-1)
+            nested = as_nested(model, quantized)
+            row = {"method": f"Keras {mode}", "seed": seed, "accuracy": np.mean(classes == dataset.y_test)}
+            rows.append({**row, "fp32_bytes": fp32_bytes(nested), "file_bytes": file_bytes(nested)})
+            print(rows[-1], flush=True)
+    pd.DataFrame(rows).to_csv(DATA / "peers.csv", index=False)
+
+
+if __name__ == "__main__":
+    main()
