@@ -2,10 +2,10 @@
 
     KERAS_BACKEND=jax python benchmarks/peers.py
 
-Writes `data/peers.csv`, one row per seed and mode. The float networks are those of the batch `mnist-compact`, as training
-left them in `data/raw/weights`; nothing is tuned, as nothing can be. `model.quantize` gives integers and one scale per
-unit, which a `.lqs` file holds exactly, so its bytes compare with those of the other methods. Accuracy is that of Keras's
-quantized network, which also quantizes the inputs of its layers, as its users get it.
+Writes `data/peers.csv`, one row per seed and mode. The float networks are those of the batch `mnist-compact`, as
+training left them in `data/raw/weights`; nothing is tuned, as nothing can be. `model.quantize` gives integers and one
+scale per unit, which a `.lqs` file holds exactly, so its bytes compare with those of the other methods. Accuracy is
+that of Keras's quantized network, which also quantizes the inputs of its layers, as its users get it.
 """
 
 import warnings
