@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from lqs import training
-from lqs.configs import make_config
+from lqs.configs import PRECISIONS, make_config
 from lqs.data import Dataset
 from lqs.epochs import initial_state, make_epoch
 
@@ -33,7 +33,7 @@ def random_dataset(config, num_images):
     return Dataset(config.dataset, images, labels, images[:1, :size, :size], labels[:1], NUM_CLASSES, "random")
 
 
-def seconds_per_step(dataset_name, num_members, num_steps):
+def seconds_per_step(dataset_name, num_members, num_steps, precision):
     """Return the seconds of a step of all members together."""
     granularity = "row" if dataset_name == "mnist" else "channel"
     strengths = np.linspace(0, 1e-10, num_members).tolist()
@@ -41,7 +41,7 @@ def seconds_per_step(dataset_name, num_members, num_steps):
     dataset = random_dataset(configs[0], num_steps * configs[0].batch_size)
     models = [training.make_model(config, dataset.input_shape, NUM_CLASSES) for config in configs]
     run_epoch, state = make_epoch(configs, models[0], dataset), initial_state(models)
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision(precision):
         state, _ = run_epoch(state, 0)
         start = time.perf_counter()
         for epoch in (1, 2):
@@ -56,10 +56,11 @@ def main():
     parser.add_argument("dataset", choices=SHAPES)
     parser.add_argument("members", type=int, nargs="+")
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
     arguments = parser.parse_args()
     print(f"{arguments.dataset} on {jax.devices()[0].device_kind}: members | ms a step | ms a step and member")
     for num_members in arguments.members:
-        milliseconds = 1e3 * seconds_per_step(arguments.dataset, num_members, arguments.steps)
+        milliseconds = 1e3 * seconds_per_step(arguments.dataset, num_members, arguments.steps, arguments.precision)
         print(f"| {num_members} | {milliseconds:.2f} | {milliseconds / num_members:.2f} |", flush=True)
 
 

@@ -64,6 +64,7 @@ PROTOCOLS: dict[str, dict[str, dict]] = {
 NETWORK_OF_DATASET = {"mnist": "dense", "digits": "dense", "cifar10": "cifar10", "imagenette": "imagenette"}
 SCHEDULES = ("constant", "steps", "cosine")
 REGIMES = ("scratch", "pretrained")
+PRECISIONS = ("float32", "tensorfloat32")
 
 
 class Method(NamedTuple):
@@ -144,6 +145,8 @@ class Config:
         target_ratio: `None`, or how many times smaller than its float32 parameters the file is to be, for
             `lqs.TargetSize`, which then moves the strength.
         bits: width of the integers, `None` for unbounded ones, or where the method has its own.
+        precision: of the factors of matrix products and convolutions: `"float32"`, or `"tensorfloat32"`, which lets a
+            GPU round them to 10 bits; for the backend JAX.
     """
 
     dataset: str
@@ -169,6 +172,7 @@ class Config:
     code: str = "geometric"
     target_ratio: float | None = None
     bits: int | None = None
+    precision: str = "float32"
 
     def __post_init__(self):
         choices = {
@@ -180,6 +184,7 @@ class Config:
             "schedule": SCHEDULES,
             "parametrization": PARAMETRIZATIONS,
             "code": tuple(CODES),
+            "precision": PRECISIONS if self.backend == "jax" else PRECISIONS[:1],
         }
         for name, known in choices.items():
             received = getattr(self, name)
@@ -277,5 +282,5 @@ def make_config(
 def float_config(config):
     """Return the configuration of the float baseline of `config`: same network, protocol, seed and backend."""
     kept = ("epochs", "batch_size", "learning_rate", "epsilon", "backend", "schedule", "image_size", "input_scale")
-    overrides = {name: getattr(config, name) for name in kept}
+    overrides = {name: getattr(config, name) for name in (*kept, "precision")}
     return make_config(config.dataset, "float", seed=config.seed, protocol=config.protocol, **overrides)

@@ -2,8 +2,8 @@
 
     KERAS_BACKEND=jax python -m lqs.population cifar10 --minutes 9
 
-`lqs.epochs` tells how. Arithmetic is float32 throughout, that of matrix products too. Each command goes on from the
-records and the checkpoints that earlier ones left.
+`lqs.epochs` tells how. Arithmetic is float32 throughout; the factors of matrix products are of the configuration's
+`precision`. Each command goes on from the records and the checkpoints that earlier ones left.
 """
 
 import contextlib
@@ -157,7 +157,7 @@ def _train_epochs(configs, model, dataset, progress, path, clock, start):
     before, kind = progress.seconds, "first epoch"  # which compiles
     last_write, num_written = time.monotonic(), progress.num_epochs
     while progress.num_epochs < configs[0].epochs and clock.fits(kind):
-        with clock.timed(kind), jax.default_matmul_precision("highest"):  # a GPU's default rounds factors to 10 bits
+        with clock.timed(kind), jax.default_matmul_precision(configs[0].precision):
             progress.state, values = run_epoch(progress.state, progress.num_epochs)
         for name, value in values.items():
             known = progress.history.get(name, value[:, None][:, :0])

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import platform
+import shutil
 import subprocess
 import time
 import traceback
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from lqs import data, penalties, rounding, rules
 from lqs.augmentation import size_to_crop_from
-from lqs.configs import float_config
+from lqs.configs import FIELD, float_config
 from lqs.files import write_atomically
 from lqs.models import NETWORKS, is_not_normalization
 from lqs.nested import NestedQuantization
@@ -157,7 +158,7 @@ def load_dataset(config):
 def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):
     """Return the compiled network of `config`, with the initial or the pretrained weights of its seed."""
     make_network, where = NETWORKS[config.network]
-    if config.method == "code_length":  # the whole file counts
+    if config.method == "code_length" or config.method in FIELD:  # the whole file counts
         where = is_not_normalization
     initial_weights = _baseline_weights(config, root, weights) if config.regime == "pretrained" else None
     # Names of layers are numbered from the start, so that the file of a run does not depend on earlier ones.
@@ -375,7 +376,9 @@ def _device():
 
 @functools.cache
 def _commit():
-    """Return the commit of the checkout that this module lies in, `None` outside a checkout."""
+    """Return the commit of the checkout that this module lies in, `None` outside a checkout or without git."""
+    if shutil.which("git") is None:
+        return None
     command = ["git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip() or None

@@ -31,6 +31,7 @@ OTHER_VALUES = {
     "code": "elias",
     "target_ratio": 20,
     "bits": 4,
+    "precision": "tensorfloat32",
 }
 
 
@@ -54,6 +55,7 @@ def test_field_at_its_default_leaves_the_id(config):
     defaults = {"rounding": "floor", "update_stalled": True, "epsilon": 1e-7, "backend": "jax"}
     defaults |= {"schedule": "constant", "image_size": None, "input_scale": 1.0, "parametrization": "linear"}
     defaults |= {"initial_scale": 100 * 2**-23, "code": "geometric", "target_ratio": None, "bits": None}
+    defaults |= {"precision": "float32"}
     assert {f.name for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING} == set(defaults)
     assert make_config("mnist", "nested", 1e-10, "row", **defaults).id == config.id
 
