@@ -3,7 +3,8 @@
     python benchmarks/exports.py data/models/cifar10/<id>.lqs ...
 
 Needs the `deploy` extra and the data set, and writes or replaces the rows of each network in `data/exports.csv`. The id
-of the run tells which images the network was trained on, and how they were scaled.
+of the run tells which images the network was trained on, and how they were scaled. With `--lqs`, only `.lqs` files are
+written: what floats of 16 bits change.
 """
 
 import os
@@ -66,7 +67,7 @@ def by_keras(path):
     return lambda images: model.predict(images, verbose=0)
 
 
-def export(model, folder):
+def export(model, folder, is_lqs_only=False):
     """Write `model` in every format and return `{description: (path, types of its parameters, runtime)}`."""
     lqs.save(model, folder / "exact.lqs")
     lqs.save(model, folder / "float16.lqs", float_dtype="float16")
@@ -74,6 +75,8 @@ def export(model, folder):
         ".lqs": (folder / "exact.lqs", None, by_keras),
         ".lqs, rest in float16": (folder / "float16.lqs", None, by_keras),
     }
+    if is_lqs_only:
+        return formats
     for name, write, suffix, runtime in (
         ("ONNX", deployment.export_onnx, ".onnx", by_onnx),
         ("LiteRT", deployment.export_litert, ".tflite", by_litert),
@@ -88,14 +91,14 @@ def export(model, folder):
     return formats
 
 
-def rows_of(path):
+def rows_of(path, is_lqs_only):
     """Return one row per format for the network of the file at `path`."""
     (record,) = RUNS.glob(f"*/{path.stem}.json")
     config = Config(**json.loads(record.read_text())["config"])
     images, labels = test_examples(config)
     rows, classes = [], None
     with tempfile.TemporaryDirectory() as folder:
-        for name, (file, types, runtime) in export(lqs.load(path), Path(folder)).items():
+        for name, (file, types, runtime) in export(lqs.load(path), Path(folder), is_lqs_only).items():
             outputs = runtime(file)
             found = [outputs(images[i : i + BATCH_SIZE]).argmax(axis=-1) for i in range(0, len(images), BATCH_SIZE)]
             found = np.concatenate(found)
@@ -112,10 +115,11 @@ def main():
     """Measure the files of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", type=Path, metavar="FILE", help=".lqs file named by the id of its run")
-    paths = parser.parse_args().paths
+    parser.add_argument("--lqs", action="store_true", help="write .lqs files only")
+    arguments = parser.parse_args()
     old = pd.read_csv(TABLE, keep_default_na=False) if TABLE.exists() else pd.DataFrame({"id": []})
-    for path in paths:
-        new = pd.DataFrame(rows_of(path))
+    for path in arguments.paths:
+        new = pd.DataFrame(rows_of(path, arguments.lqs))
         old = pd.concat([old[old["id"] != path.stem], new]).sort_values(["dataset", "id"], kind="stable")
         old.astype({"bytes": int}).round({"accuracy": 4, "same_class": 4}).to_csv(TABLE, index=False)
 

@@ -9,8 +9,19 @@ import numpy as np
 import pytest
 
 from lqs import files
-from lqs.configs import Config, make_config
+from lqs.configs import FIELD, METHODS, Config, make_config
 from lqs.records import RUNS, read_published, read_record, read_records, record_path, to_table, write_record
+
+
+def residual_kernels():
+    """Return size, inputs and filters of the convolutions of the residual blocks of the Imagenette network."""
+    kernels, inputs = [], 64
+    for filters in (64, 128, 256, 512):
+        shortcut = [(1, inputs, filters)] if inputs != filters else []
+        kernels += [(3, inputs, filters), (3, filters, filters), *shortcut, *2 * [(3, filters, filters)]]
+        inputs = filters
+    return kernels
+
 
 COMMITTED = sorted(RUNS.glob("*/*.json"))
 SHAPES = {
@@ -20,8 +31,14 @@ SHAPES = {
         for inputs, filters in ((3, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128))
         for shape in ([3, 3, inputs, filters], [filters])
     ],
+    "imagenette": [
+        shape
+        for size, inputs, filters in ((7, 3, 64), *residual_kernels())
+        for shape in ([size, size, inputs, filters], [filters])
+    ],
 }
-CIFAR10_HEAD = [[2048, 128], [128], [128, 10], [10]]  # which only the methods that count the whole file quantize
+# Only the methods that count the whole file quantize these.
+HEADS = {"cifar10": [[2048, 128], [128], [128, 10], [10]], "imagenette": [[512, 10], [10]]}
 
 
 def make_record(strength=0.0, method="nested"):
@@ -197,7 +214,8 @@ def assert_final_agrees_with_the_parameters(final, parameters):
     if all(bins["width"] == 1 for bins in histograms):
         values = {b["start"] + i for b in histograms for i, count in enumerate(b["counts"]) if count}
         assert final["unique"] == len(values)
-    assert final["zip_dtype"] == ("int8" if final["min"] >= -128 and final["max"] <= 127 else "int16")
+    smallest = next(n for n in (8, 16, 32) if -(2 ** (n - 1)) <= final["min"] and final["max"] < 2 ** (n - 1))
+    assert final["zip_dtype"] == f"int{smallest}"
 
 
 def assert_is_complete(path):
@@ -206,6 +224,7 @@ def assert_is_complete(path):
     names = {field.name for field in dataclasses.fields(Config)}
     # After the first runs, which have their defaults.
     added = {"schedule", "image_size", "input_scale", "parametrization", "initial_scale", "code", "target_ratio"}
+    added |= {"bits", "precision"}
     assert names - added <= set(config) <= names
     assert path == record_path(Config(**config))
     assert {len(values) for values in history.values()} == {config["epochs"]}
@@ -218,14 +237,13 @@ def assert_is_complete(path):
     if config["method"] == "float":
         assert parameters == [] and "unique" not in history and final["zip_dtype"] == "float32"
     else:
-        if config["dataset"] in SHAPES:
-            is_whole = (config["dataset"], config["method"]) == ("cifar10", "code_length")
-            expected = SHAPES[config["dataset"]] + (CIFAR10_HEAD if is_whole else [])
-            assert [p["shape"] for p in parameters] == expected
-        else:
-            assert config["dataset"] == "imagenette"
-            assert [len(p["shape"]) for p in parameters] == [4, 1] * 20
-        assert [p["granularity"] for p in parameters] == [config["granularity"], "scalar"] * (len(parameters) // 2)
+        is_whole = config["method"] not in METHODS or config["method"] == "code_length"
+        expected = SHAPES[config["dataset"]] + (HEADS.get(config["dataset"], []) if is_whole else [])
+        granularities = [config["granularity"] if len(shape) > 1 else "scalar" for shape in expected]
+        if config["method"] in FIELD:  # which leave biases alone
+            expected, granularities = expected[::2], granularities[::2]
+        assert [p["shape"] for p in parameters] == expected
+        assert [p["granularity"] for p in parameters] == granularities
         assert_final_agrees_with_the_parameters(final, parameters)
 
 

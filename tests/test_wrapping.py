@@ -692,7 +692,7 @@ def test_quantized_in_full_precision(policy, kind, rng):
     quantized = lqs.quantize(model, kernel=prototype, bias=prototype)
     seen = []
     for quantizer in all_quantizers(quantized):
-        quantizer.call = lambda value, call=quantizer.call: seen.append(value.dtype) or call(value)
+        quantizer.call = lambda value, training=None, call=quantizer.call: seen.append(value.dtype) or call(value)
     result = quantized(inputs)
     assert {keras.backend.standardize_dtype(dtype) for dtype in seen} == {"float32"}
     selected = chosen(model)
