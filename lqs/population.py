@@ -114,7 +114,7 @@ def train(configs, root=RUNS, weights=WEIGHTS, checkpoints=CHECKPOINTS, clock=No
             records.append(training.describe(config, model, _history(progress, index), environment))
             if read_record(config, root) is None:  # that of a baseline may be there, and its weights lost
                 write_record(records[-1], root)
-    path.unlink()
+    path.unlink(missing_ok=True)  # another command may have trained another part of the population
     return records
 
 
