@@ -147,6 +147,7 @@ class Config:
         bits: width of the integers, `None` for unbounded ones, or where the method has its own.
         precision: of the factors of matrix products and convolutions: `"float32"`, or `"tensorfloat32"`, which lets a
             GPU round them to 10 bits; for the backend JAX.
+        distillation: share of the float network's answers in the labels (Hinton et al. 2015, arXiv 1503.02531).
     """
 
     dataset: str
@@ -173,6 +174,7 @@ class Config:
     target_ratio: float | None = None
     bits: int | None = None
     precision: str = "float32"
+    distillation: float = 0.0
 
     def __post_init__(self):
         choices = {
@@ -202,6 +204,11 @@ class Config:
                 continue
             if not isinstance(received, int) or isinstance(received, bool) or received < 1:
                 raise ValueError(f"Argument `{name}` must be a positive integer. Received: {name}={received!r}")
+        if not (isinstance(self.distillation, (int, float)) and 0 <= self.distillation <= (self.image_size is None)):
+            raise ValueError(
+                "Argument `distillation` must be a share from 0 to 1, and 0 where images are augmented. "
+                f"Received: distillation={self.distillation!r}, image_size={self.image_size!r}"
+            )
         signed_levels(self.bits)  # raises an error of its own
         expected = self.quantizer.bits
         if expected != "optional" and (self.bits is not None) != (expected == "required"):

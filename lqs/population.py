@@ -191,6 +191,8 @@ def _validate(configs):
             )
     if configs[0].target_ratio is not None:
         raise ValueError(f"A population keeps its strengths. Received: target_ratio={configs[0].target_ratio!r}")
+    if configs[0].distillation:
+        raise ValueError(f"A population has no teacher. Received: distillation={configs[0].distillation!r}")
     if configs[0].backend != "jax":
         raise ValueError(f"Members of a population must be of backend 'jax'. Received: {configs[0].backend!r}")
 

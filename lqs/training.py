@@ -62,6 +62,7 @@ ROUNDINGS = {
 STEPS = ((0.4, 0.5), (0.6, 0.2))  # share of the epochs, factor of the learning rate from then on
 VALIDATION_BATCH_SIZE = 1000
 STEPS_PER_EXECUTION = 25
+DISTILLATION_TEMPERATURE = 3.0
 
 
 def run_all(configs, root=RUNS, weights=WEIGHTS):
@@ -117,6 +118,8 @@ def train(config, root=RUNS, weights=WEIGHTS):
     """
     start, versions = time.perf_counter(), environment()
     dataset = load_dataset(config)
+    if config.distillation:
+        dataset = with_soft_labels(config, dataset, root, weights)
     model = make_model(config, dataset.input_shape, dataset.num_classes, root, weights)
     history = fit(config, model, dataset)
     keep(config, model, weights)
@@ -155,6 +158,22 @@ def load_dataset(config):
     return data.load(config.dataset, size=config.image_size, train_size=size_to_crop_from(config.image_size))
 
 
+def with_soft_labels(config, dataset, root=RUNS, weights=WEIGHTS):
+    """Return the data set with probabilities as labels, `(examples, classes)`.
+
+    Those of training are mixed with the answers of the float network of the same seed, which is trained if need be:
+
+        (1 - distillation) * one_hot + distillation * softmax(logits / 3)
+    """
+    teacher = NETWORKS[config.network][0](dataset.input_shape, dataset.num_classes)
+    teacher.set_weights(_baseline_weights(config, root, weights))
+    logits = teacher.predict(batches(config, dataset)["x"], VALIDATION_BATCH_SIZE, verbose=0)
+    answers = keras.ops.convert_to_numpy(keras.ops.softmax(logits / DISTILLATION_TEMPERATURE))
+    one_hot = np.eye(dataset.num_classes, dtype="float32")
+    y_train = (1 - config.distillation) * one_hot[dataset.y_train] + config.distillation * answers
+    return dataclasses.replace(dataset, y_train=y_train.astype("float32"), y_test=one_hot[dataset.y_test])
+
+
 def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):
     """Return the compiled network of `config`, with the initial or the pretrained weights of its seed."""
     make_network, where = NETWORKS[config.network]
@@ -170,12 +189,14 @@ def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):
     if config.method != "float":
         kernel, bias = (_quantizer(config, granularity) for granularity in (config.granularity, "scalar"))
         model = quantize(model, kernel, bias if config.quantizer.biases else None, where)
+    prefix = "" if config.distillation else "Sparse"  # labels are probabilities, or numbers
     metrics = ["accuracy"]
     if model.losses or config.penalty is not None:  # the loss includes them
-        metrics.append(keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True))
+        cross_entropy = getattr(keras.metrics, f"{prefix}CategoricalCrossentropy")
+        metrics.append(cross_entropy("cross_entropy", from_logits=True))
     model.compile(
         keras.optimizers.Adam(config.learning_rate, epsilon=config.epsilon),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        getattr(keras.losses, f"{prefix}CategoricalCrossentropy")(from_logits=True),
         metrics=metrics,
         steps_per_execution=STEPS_PER_EXECUTION,
     )

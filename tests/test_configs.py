@@ -32,6 +32,7 @@ OTHER_VALUES = {
     "target_ratio": 20,
     "bits": 4,
     "precision": "tensorfloat32",
+    "distillation": 0.5,
 }
 
 
@@ -55,7 +56,7 @@ def test_field_at_its_default_leaves_the_id(config):
     defaults = {"rounding": "floor", "update_stalled": True, "epsilon": 1e-7, "backend": "jax"}
     defaults |= {"schedule": "constant", "image_size": None, "input_scale": 1.0, "parametrization": "linear"}
     defaults |= {"initial_scale": 100 * 2**-23, "code": "geometric", "target_ratio": None, "bits": None}
-    defaults |= {"precision": "float32"}
+    defaults |= {"precision": "float32", "distillation": 0.0}
     assert {f.name for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING} == set(defaults)
     assert make_config("mnist", "nested", 1e-10, "row", **defaults).id == config.id
 
@@ -206,6 +207,20 @@ def test_bits_fit_the_method(method, bits, message):
 
 def test_published_methods_are_apart_from_the_others():
     assert set(METHODS) & set(FIELD) == set() and {method.bits for method in FIELD.values()} == {"required", "none"}
+
+
+def test_precision_of_a_gpu_is_for_jax():
+    with pytest.raises(
+        ValueError, match="`precision` must be one of .'float32',.. Received: precision='tensorfloat32'"
+    ):
+        make_config("mnist", "float", backend="tensorflow", precision="tensorfloat32")
+
+
+@pytest.mark.parametrize("share, size", [(1.5, None), (-0.1, None), ("half", None), (0.5, 32)])
+def test_distillation_is_a_share(share, size):
+    message = f"`distillation` must be a share from 0 to 1, .*Received: distillation={share!r}, image_size={size}"
+    with pytest.raises(ValueError, match=message):
+        make_config("mnist", "float", distillation=share, image_size=size)
 
 
 def test_float_config_is_its_own():

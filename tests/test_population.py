@@ -207,6 +207,12 @@ def test_members_that_differ_in_more_than_strength_and_seed(field, value):
 
 
 @needs_jax
+def test_population_has_no_teacher():
+    with pytest.raises(ValueError, match="has no teacher. Received: distillation=0.5"):
+        train([dataclasses.replace(CONFIGS[0], distillation=0.5)])
+
+
+@needs_jax
 def test_no_members():
     with pytest.raises(ValueError, match="must have a member"):
         train([])

@@ -224,7 +224,7 @@ def assert_is_complete(path):
     names = {field.name for field in dataclasses.fields(Config)}
     # After the first runs, which have their defaults.
     added = {"schedule", "image_size", "input_scale", "parametrization", "initial_scale", "code", "target_ratio"}
-    added |= {"bits", "precision"}
+    added |= {"bits", "precision", "distillation"}
     assert names - added <= set(config) <= names
     assert path == record_path(Config(**config))
     assert {len(values) for values in history.values()} == {config["epochs"]}

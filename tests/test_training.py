@@ -194,6 +194,29 @@ def test_pretrained_run_starts_from_exactly_the_weights_of_its_baseline(pretrain
     assert record["final"]["val_accuracy"] > 0.8
 
 
+def test_labels_are_mixed_with_the_answers_of_the_baseline(pretrained, folders):
+    config, _ = pretrained
+    digits = data.load("digits")
+    soft = training.with_soft_labels(dataclasses.replace(config, distillation=0.25), digits, *folders)
+    w1, b1, w2, b2 = baseline_weights(config, folders)
+    logits = np.maximum(digits.x_train.reshape(-1, 64) @ w1 + b1, 0) @ w2 + b2
+    powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / 3)
+    answers = powers / powers.sum(axis=1, keepdims=True)
+    expected = 0.75 * np.eye(10)[digits.y_train] + 0.25 * answers
+    np.testing.assert_allclose(soft.y_train, expected, atol=1e-4)
+    np.testing.assert_array_equal(soft.y_test.argmax(axis=1), digits.y_test)
+    assert soft.x_train is digits.x_train
+
+
+def test_run_with_soft_labels(pretrained, folders, tmp_path):
+    config = dataclasses.replace(pretrained[0], method="difference", strength=1e-8, regime="scratch", distillation=0.5)
+    record = training.train(config, tmp_path, folders[1])
+    assert record["final"]["val_accuracy"] > 0.8
+    assert (
+        record["history"]["cross_entropy"][-1] > record["history"]["val_cross_entropy"][-1]
+    )  # soft labels have entropy
+
+
 def test_baseline_is_used_again(pretrained, folders, monkeypatch):
     config, _ = pretrained
     monkeypatch.setattr(training, "fit", None)  # what training a baseline would call
