@@ -2,10 +2,11 @@
 
     KERAS_BACKEND=jax python benchmarks/peers.py
 
-Writes `data/peers.csv`, one row per seed and mode. The float networks are those of the batch `mnist-compact`, as
-training left them in `data/raw/weights`; nothing is tuned, as nothing can be. `model.quantize` gives integers and one
-scale per unit, which a `.lqs` file holds exactly, so its bytes compare with those of the other methods. Accuracy is
-that of Keras's quantized network, which also quantizes the inputs of its layers, as its users get it.
+Writes rows of `data/peers.csv`, one per seed and mode; those of `hgq2.py` stay. The float networks are those of the
+batch `mnist-compact`, as training left them in `data/raw/weights`; nothing is tuned, as nothing can be.
+`model.quantize` gives integers and one scale per unit, which a `.lqs` file holds exactly, so its bytes compare with
+those of the other methods. Accuracy is that of Keras's quantized network, which also quantizes the inputs of its
+layers, as its users get it.
 """
 
 import warnings
@@ -66,8 +67,15 @@ def as_nested(model, quantized):
     return nested
 
 
+def write_rows(rows, path=DATA / "peers.csv"):
+    """Write rows into the table: in place of those of the same method and seed, or after the others."""
+    known = pd.read_csv(path).to_dict("records") if path.exists() else []
+    table = {(row["method"], row["seed"]): row for row in [*known, *rows]}
+    pd.DataFrame(list(table.values())).to_csv(path, index=False)
+
+
 def main():
-    """Write the table."""
+    """Write the rows."""
     dataset = data.load("mnist")
     images = dataset.x_test * np.float32(1 / 255)
     rows = []
@@ -80,7 +88,7 @@ def main():
             row = {"method": f"Keras {mode}", "seed": seed, "accuracy": np.mean(classes == dataset.y_test)}
             rows.append({**row, "fp32_bytes": fp32_bytes(nested), "file_bytes": file_bytes(nested)})
             print(rows[-1], flush=True)
-    pd.DataFrame(rows).to_csv(DATA / "peers.csv", index=False)
+    write_rows(rows)
 
 
 if __name__ == "__main__":
