@@ -1,5 +1,6 @@
 """Training: from a configuration to its run record."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -209,12 +210,13 @@ def fit(config, model, dataset):
     integers = IntegerHistory()
     schedule = keras.callbacks.LearningRateScheduler(functools.partial(scheduled_learning_rate, config))
     target = [] if config.target_ratio is None else [TargetSize(ratio=config.target_ratio)]
-    history = model.fit(
-        **batches(config, dataset),
-        epochs=config.epochs,
-        callbacks=[integers, schedule, *target],
-        verbose=0,
-    ).history
+    with _precision(config):
+        history = model.fit(
+            **batches(config, dataset),
+            epochs=config.epochs,
+            callbacks=[integers, schedule, *target],
+            verbose=0,
+        ).history
     del history["learning_rate"]
     return complete(history) | integers.history
 
@@ -376,6 +378,15 @@ def write_arrays(path, *arrays, **named):
     buffer = io.BytesIO()
     np.savez(buffer, *arrays, **named)
     write_atomically(path, buffer.getvalue())
+
+
+def _precision(config):
+    """Return the context in which JAX multiplies in the configuration's precision, on a GPU too."""
+    if keras.backend.backend() != "jax":
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.default_matmul_precision(config.precision)
 
 
 def _version(package):
