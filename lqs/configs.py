@@ -98,9 +98,9 @@ METHODS = {
 }
 # Published methods, for the weights of every layer; biases stay in float, as in the papers. The strength is a penalty's
 # rate, the probability of `quant_noise`, or the threshold of `deep_compression`. `binary_connect`, `dorefa` and `qil`
-# have a fixed scale: in the papers 1, before batch normalization; here, where there is none, that of the initial weights.
-# Most penalties were published for float weights that are rounded at the end; here the network is trained as it will be
-# used, with rounded weights.
+# have a fixed scale: in the papers 1, before batch normalization; here, where there is none, that of the initial
+# weights. Most penalties were published for float weights that are rounded at the end; here the network is trained as
+# it will be used, with rounded weights.
 _BITS: dict = {"bits": "required", "biases": False}
 _NO_BITS: dict = {"bits": "none", "biases": False}
 FIELD = {

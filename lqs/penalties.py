@@ -312,8 +312,8 @@ class WaveQPenalty(Penalty):
         d/dbeta = log(2) mean(pi w sin(2 pi w (2**beta - 1)) - sin(pi w (2**beta - 1))**2 / 2**beta) + bits_rate
 
     It gives the scale as well, at every training step: `m / (2**ceil(beta) - 1)`, so that the integers have
-    `ceil(beta)` bits and a sign. The task has no say in `beta`: while `w` is spread evenly over the waves, it settles
-    at `log2(log(2) / (2 bits_rate))`.
+    `ceil(beta)` bits and a sign. The task has no say in `beta`: if `w` is spread evenly over the waves, it moves to
+    `log2(log(2) / (2 bits_rate))`; if `w` has snapped to the levels, it stays.
 
         NestedQuantization(rule=lqs.Frozen(), penalty=lqs.WaveQPenalty(0.1), rounding="nearest")
 

@@ -427,7 +427,7 @@ def _find_levels(entries, tensors):
         found, lowest = by_name.get(entry["levels"]), entry["lowest"]
         levels: Any = None if found is None or found.dtype not in FLOATS else found.values
         check(levels is not None and levels.ndim == 1, f"{tensor.name}: its levels are no vector")
-        in_range = type(lowest) is int and lowest <= entry["min"] and entry["max"] < lowest + len(levels)
+        in_range = type(lowest) is int and -(2**31) <= lowest <= entry["min"] and entry["max"] < lowest + len(levels)
         check(in_range, f"{tensor.name}: there are no levels for some of its integers")
         tensor.levels, tensor.lowest = levels, lowest
 
