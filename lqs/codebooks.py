@@ -47,6 +47,18 @@ class Codebook(Rounding):
     is_trained = True  # by gradients
     is_zero_fixed = False  # whether the integer 0 stands for 0, as it does at first, for good
 
+    def levels(self, bits):
+        """Return the lowest and the highest of `2**bits` integers.
+
+        Raises:
+            ValueError: if `bits` is not an integer from 2 to 8.
+        """
+        levels = required_levels(self, bits)
+        if bits > MAX_BITS:
+            name = type(self).__name__
+            raise ValueError(f"Argument `bits` must be at most {MAX_BITS}, for `lqs.{name}`. Received: bits={bits!r}")
+        return levels
+
     def create_weights(self, scale_shape, levels):
         lowest, highest = levels
 
@@ -56,10 +68,10 @@ class Codebook(Rounding):
         self.codebook = self.add_own_weight("codebook", (highest + 1 - lowest,), initializer, trainable=self.is_trained)
 
     def values(self, integers, parameter, scale, axes, levels):
-        numbers = np.arange(levels[0], levels[1] + 1)
-        is_trained = ops.convert_to_tensor(numbers != 0 if self.is_zero_fixed else numbers == numbers)
         codebook = ops.cast(self.codebook, parameter.dtype)
-        codebook = ops.where(is_trained, codebook, ops.stop_gradient(codebook))
+        if self.is_zero_fixed:
+            is_zero = ops.equal(ops.arange(levels[0], levels[1] + 1), 0)
+            codebook = ops.where(is_zero, ops.stop_gradient(codebook), codebook)
         return ops.take(codebook, ops.subtract(ops.cast(integers, "int32"), levels[0]))
 
     def parameter_gradient(self, upstream, parameter, scale, axes, levels):
@@ -160,9 +172,6 @@ class LQNets(Codebook):
 
     is_trained = False
 
-    def levels(self, bits):
-        return _table_levels(self, bits)
-
     def initialize(self, parameter, scale, axes, levels):
         numbers = ops.divide(parameter, scale)
         spaced = np.linspace(-1, 1, levels[1] + 1 - levels[0], dtype="float32")
@@ -234,7 +243,7 @@ class DeepCompression(Codebook):
         self.strength = validate_strength("strength", strength)
 
     def levels(self, bits):
-        lowest, highest = _table_levels(self, bits)
+        lowest, highest = super().levels(bits)
         return lowest, highest + 1
 
     def create_weights(self, scale_shape, levels):
@@ -264,7 +273,7 @@ class DeepCompression(Codebook):
         return ops.where(self._is_kept(numbers), ops.cast(integers, parameter.dtype), ops.zeros_like(parameter))
 
     def parameter_of(self, integers, scale, levels):
-        positions = ops.convert_to_numpy(self._positions(self.codebook))
+        positions = np.array(ops.convert_to_numpy(self._positions(ops.convert_to_tensor(self.codebook))))
         positions[levels[1]] = 0
         return positions[integers - levels[0]].astype(scale.dtype) * scale
 
@@ -272,21 +281,14 @@ class DeepCompression(Codebook):
         return ops.greater_equal(ops.abs(numbers), ops.cast(self.threshold, numbers.dtype))
 
     def _positions(self, centroids):
-        """Return the centroids, those within the threshold moved out to just beyond it."""
+        """Return the centroids, those within the threshold moved out to just beyond it, in their order."""
         beyond = ops.multiply(ops.cast(self.threshold, centroids.dtype), 1 + 16 * FLOAT32_EPSILON)
-        sign = ops.where(ops.less(centroids, 0), -1.0, 1.0)
-        return ops.multiply(sign, ops.maximum(ops.abs(centroids), beyond))
+        magnitude = ops.abs(centroids)
+        magnitude = ops.maximum(magnitude, ops.add(beyond, ops.multiply(magnitude, 2.0**-10)))
+        return ops.multiply(ops.where(ops.less(centroids, 0), -1.0, 1.0), magnitude)
 
     def get_config(self):
         return {**super().get_config(), "strength": self.strength}
-
-
-def _table_levels(rounding, bits):
-    levels = required_levels(rounding, bits)
-    if bits > MAX_BITS:
-        name = type(rounding).__name__
-        raise ValueError(f"Argument `bits` must be at most {MAX_BITS}, for `lqs.{name}`. Received: bits={bits!r}")
-    return levels
 
 
 def _signs(num_levels):

@@ -140,12 +140,16 @@ def test_deep_compression_starts_from_k_means(rng):
     assert np.mean(numbers(layer.integers(parameter)) == 0) == np.mean(np.abs(parameter) < threshold)
 
 
-def test_centroids_within_the_threshold_keep_their_integers():
-    layer = built(lqs.DeepCompression(), 2, [-3, -0.1, 0, 0.2, 3])
+@pytest.mark.parametrize(
+    "codebook, expected", [([-3, -0.1, 0, 0.2, 3], [1, -2, 0, 2]), ([-2, 0.1, 0, 0.3, 0.2], [1, -2, 0, 1])]
+)
+def test_centroids_within_the_threshold_keep_their_integers(codebook, expected):
+    """They lie just beyond it; of several, the largest is nearest to almost all that is beyond."""
+    layer = built(lqs.DeepCompression(), 2, codebook)
     layer.rounding.threshold.assign(1 / 3)
-    parameter = 2 * np.array([0.4, -0.4, 0.3, 2.9], "float32")
+    parameter = 2 * np.array([0.4, -2.4, 0.3, 2.9], "float32")
     integers = numbers(layer.integers(parameter))
-    assert integers.tolist() == [1, -1, 0, 2]
+    assert integers.tolist() == expected
     again = layer.parameter_of(integers, numbers(layer.scale))
     assert numbers(layer.integers(again)).tolist() == integers.tolist()
     np.testing.assert_array_equal(numbers(layer(again)), numbers(layer(parameter)))
