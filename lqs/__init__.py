@@ -1,5 +1,6 @@
 """Learned weight quantization for Keras: nested quantization layers with trainable scale factors."""
 
+from lqs.codebooks import Codebook, DeepCompression, LQNets, TrainedTernary
 from lqs.layers import QuantConv2D, QuantDense, QuantizedLayer, QuantizedModel, QuantizedParameters
 from lqs.nested import MIN_SCALE, NestedQuantization
 from lqs.penalties import (
@@ -12,9 +13,11 @@ from lqs.penalties import (
     MSQEPenalty,
     Penalty,
     SinReQPenalty,
+    WaveQPenalty,
 )
 from lqs.reader import FileFormatError
 from lqs.rounding import (
+    QIL,
     BinaryConnect,
     DoReFa,
     QuantNoise,

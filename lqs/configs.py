@@ -97,9 +97,10 @@ METHODS = {
     "code_length": Method("straight_through", "code_length"),
 }
 # Published methods, for the weights of every layer; biases stay in float, as in the papers. The strength is a penalty's
-# rate, or the probability of `quant_noise`. `binary_connect` and `dorefa` have a fixed scale: in the papers 1, before
-# batch normalization; here, where there is none, that of the initial weights. Most penalties were published for float
-# weights that are rounded at the end; here the network is trained as it will be used, with rounded weights.
+# rate, the probability of `quant_noise`, or the threshold of `deep_compression`. `binary_connect`, `dorefa` and `qil`
+# have a fixed scale: in the papers 1, before batch normalization; here, where there is none, that of the initial
+# weights. Most penalties were published for float weights that are rounded at the end; here the network is trained as
+# it will be used, with rounded weights.
 _BITS: dict = {"bits": "required", "biases": False}
 _NO_BITS: dict = {"bits": "none", "biases": False}
 FIELD = {
@@ -115,6 +116,11 @@ FIELD = {
     "sinreq": Method("measured_max", "sinreq", **_BITS),
     "msqe": Method("frozen", "msqe", initial_scale="lsq", **_BITS),
     "deep_hoyer": Method("measured_max", "deep_hoyer", **_BITS),
+    "ttq": Method("frozen", None, "ttq", "max", **_NO_BITS),
+    "lq_nets": Method("frozen", None, "lq_nets", "max", **_BITS),
+    "qil": Method("frozen", None, "qil", "max", **_BITS),
+    "waveq": Method("frozen", "waveq", **_NO_BITS),
+    "deep_compression": Method("frozen", None, "deep_compression", "max", **_BITS),
 }
 QUANTIZERS = {**METHODS, **FIELD}
 
@@ -127,7 +133,8 @@ class Config:
         dataset: name of a dataset of `lqs.data`.
         network: name of a network of `lqs.models`.
         method: a name among `METHODS`, such as `"nested"`, or `FIELD`, such as `"lsq"`.
-        strength: threshold `lam` of `nested`, rate `gamma` of a penalty, probability of `quant_noise`, otherwise 0.
+        strength: threshold `lam` of `nested`, rate `gamma` of a penalty, probability of `quant_noise`, threshold of
+            `deep_compression` in standard deviations, otherwise 0.
         granularity: of the kernels; biases are always `"scalar"`.
         regime: `"scratch"`, or `"pretrained"`: starting from the float network of the same seed.
         seed: of initial weights and batch order.

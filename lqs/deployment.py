@@ -16,8 +16,8 @@ the place of each input.
 | `int8`  | -128…127     | yes                    | yes            |
 | `int16` | -32768…32767 | opset 21               | one scale only |
 
-Neither format carries scales that vary along two axes or more, or integers beyond int16: those parameters are
-left in float. Neither carries an entropy code.
+Neither format carries scales that vary along two axes or more, integers beyond int16, or integers that stand for the
+levels of a codebook (`lqs.codebooks`): those parameters are left in float. Neither carries an entropy code.
 """
 
 import tempfile
@@ -221,6 +221,8 @@ def _quantized(source, variable, quantizer, types, one_scale):
     """Return the `Parameter` of a quantized variable."""
     integers, scale = to_numpy(quantizer.integers(source.value)), to_numpy(quantizer.scale)
     axes = [axis for axis, size in enumerate(scale.shape) if size > 1]
+    if quantizer.codebook is not None:
+        return Parameter(source.path, variable, integers, reason="levels of a codebook")
     if len(axes) > 1:
         return Parameter(source.path, variable, integers, reason=f"scales vary along {len(axes)} axes")
     types = [name for name in types if not axes or name not in one_scale]

@@ -74,7 +74,7 @@ def make_epoch(configs, model, dataset):
         for order in _batches(test_orders, test_batch_size):
             test_logs.append((order.shape, test(state, order[:, 0], *test_data)))
         validation = {f"val_{name}": values for name, values in _mean(test_logs).items()}
-        counts = {name: np.asarray(values) for name, values in statistics(state[0]).items()}
+        counts = {name: np.asarray(values) for name, values in statistics(*state[:2]).items()}
         return state, {**_mean(logs), **validation, **counts}
 
     return run_epoch
@@ -152,16 +152,16 @@ def _evaluate(model, trainable, rest, images, labels, is_training):
 
 
 def _make_integer_statistics(model):
-    """Return the compiled function from the members' trainable variables to `unique`, `min` and `max` of integers."""
-    pairs = quantized_parameters(model)
+    """Return the compiled function from the members' variables, trainable and other, to statistics of integers."""
+    pairs, variables = quantized_parameters(model), model.trainable_variables + model.non_trainable_variables
 
-    def statistics(trainable):
-        with keras.StatelessScope(state_mapping=list(zip(model.trainable_variables, trainable, strict=True))):
+    def statistics(trainable, rest):
+        with keras.StatelessScope(state_mapping=list(zip(variables, trainable + rest, strict=True))):
             integers = [jnp.ravel(quantizer.integers(variable.value)) for variable, quantizer in pairs]
         ordered = jnp.sort(jnp.concatenate(integers))
         return {"unique": 1 + jnp.sum(ordered[1:] != ordered[:-1]), "min": ordered[0], "max": ordered[-1]}
 
-    return jax.jit(jax.vmap(statistics)) if pairs else lambda trainable: {}
+    return jax.jit(jax.vmap(statistics)) if pairs else lambda trainable, rest: {}
 
 
 def _batches(orders, batch_size):

@@ -12,31 +12,10 @@ from lqs.granularity import scale_shape, sharing_axes, validate_granularity
 from lqs.measures import MEASURES, get_measure
 from lqs.penalties import validate_penalty
 from lqs.rounding import get_rounding, validate_rounding
-from lqs.rules import FLOAT32_EPSILON, GradientRatio, Measured, get_rule
+from lqs.rules import FLOAT32_EPSILON, GradientRatio, Measured, MinValue, get_rule
 
 MIN_SCALE = 100 * FLOAT32_EPSILON
 PARAMETRIZATIONS = ("linear", "log")
-
-
-@keras.saving.register_keras_serializable("lqs")
-class MinValue(keras.constraints.Constraint):
-    """Keeps every element of a weight at or above `minimum`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> np.asarray(MinValue(0.5)(np.array([-1.0, 2.0], "float32"))).tolist()
-    [0.5, 2.0]
-    """
-
-    def __init__(self, minimum):
-        self.minimum = minimum
-
-    def __call__(self, value):
-        return ops.maximum(value, ops.cast(self.minimum, value.dtype))
-
-    def get_config(self):
-        return {"minimum": self.minimum}
 
 
 @keras.saving.register_keras_serializable("lqs")
@@ -54,13 +33,15 @@ class NestedQuantization(keras.layers.Layer):
                                    (a `Rounding` may have another one)
         dL/ds := rule(...)         see `lqs.rules`
 
-    plus the gradient of the penalty, if there is one, to both.
+    plus the gradient of the penalty, if there is one, to both. A `Rounding` may have integers stand for other values
+    than themselves; these then take their place in the output and the rule.
 
     Args:
         granularity: axes along which `s` varies: `"scalar"`, `"row"`, `"column"`, `"channel"`, `"filter"` or a
             tuple of axes. See `lqs.granularity.varying_axes`.
         rule: gradient of the scale: `GradientRatio`, `StraightThrough`, `Frozen` or a function; or `Measured`: no
-            gradient, but a scale that is computed from the parameter. `None` stands for `GradientRatio()`.
+            gradient, but a scale that is computed from the parameter. `None` stands for `GradientRatio()`. A penalty
+            that gives the scale, `WaveQPenalty`, comes before.
         penalty: loss term: `MaxBinPenalty`, `InversePenalty`, `DifferencePenalty`, `CodeLengthPenalty`, or another
             `Penalty`, or `None`.
         rounding: `"floor"` (the thesis's), `"nearest"` or a `Rounding`.
@@ -111,9 +92,10 @@ class NestedQuantization(keras.layers.Layer):
         self.initial_scale = _validate_initial_scale(initial_scale)
         self.parametrization = _validate_parametrization(parametrization)
         self._scale_gradient = get_rule(self.rule, self.levels)
+        self._measure = self.rule.bind_measure(self.levels) if isinstance(self.rule, Measured) else None
         if self.penalty is not None:
             self._penalty_term = self.penalty.bind(self.levels)
-        self._measure = self.rule.bind_measure(self.levels) if isinstance(self.rule, Measured) else None
+            self._measure = self.penalty.bind_measure(self.levels) or self._measure
         named = isinstance(initial_scale, str)
         self._initial_measure = get_measure(initial_scale, self.levels) if named else self._measure
 
@@ -130,12 +112,18 @@ class NestedQuantization(keras.layers.Layer):
             constraint=MinValue(math.log(MIN_SCALE) if is_log else MIN_SCALE),
             trainable=self._measure is None,
         )
+        get_rounding(self.rounding).create_weights(tuple(self.scale_weight.shape), self.levels)
         _LAYER_OF_SCALE[id(self.scale_weight)] = self
 
     @property
     def scale(self):
         """The scale `s`, of the rank of the parameter: the trainable weight, or its exponential if that is `log s`."""
         return ops.exp(self.scale_weight) if self.parametrization == "log" else self.scale_weight
+
+    @property
+    def codebook(self):
+        """What the integers from the lowest on stand for, in units of the scale; `None`: themselves."""
+        return get_rounding(self.rounding).codebook
 
     def scale_weight_of(self, scale):
         """Return the value of `scale_weight` with which `scale` is the given array, bit for bit if there is one."""
@@ -149,11 +137,16 @@ class NestedQuantization(keras.layers.Layer):
     def initialize_scale(self, parameter):
         """Compute the scale from the initial values of the parameter, if the rule or `initial_scale` asks for it.
 
-        The layers of `lqs` call it where they have these values. Within a stateless call, as `lqs.load` makes it, no
-        variable has a value yet, and the scale stays.
+        The weights of the rounding are computed, too. The layers of `lqs` call it where they have these values. Within
+        a stateless call, as `lqs.load` makes it, no variable has a value yet, and all stay.
         """
-        if self._initial_measure is not None and get_stateless_scope() is None:
-            self._assign_scale(self._initial_measure(ops.convert_to_tensor(parameter), self.sharing_axes))
+        if get_stateless_scope() is not None:
+            return
+        parameter = ops.convert_to_tensor(parameter)
+        if self._initial_measure is not None:
+            self._assign_scale(self._initial_measure(parameter, self.sharing_axes))
+        scale = ops.cast(self.scale, parameter.dtype)
+        get_rounding(self.rounding).initialize(parameter, scale, self.sharing_axes, self.levels)
 
     def _assign_scale(self, scale):
         """Assign a scale, at least the least one, and return it."""
@@ -171,8 +164,10 @@ class NestedQuantization(keras.layers.Layer):
         _validate_float(parameter)
         if training and self._measure is not None:
             self._assign_scale(self._measure(ops.stop_gradient(parameter), self.sharing_axes))
-        noise = get_rounding(self.rounding).noise(parameter) if training else None
-        scale = ops.cast(self.scale, parameter.dtype)
+        scale, rounding, noise = ops.cast(self.scale, parameter.dtype), get_rounding(self.rounding), None
+        if training:
+            noise = rounding.noise(parameter)
+            rounding.update(*map(ops.stop_gradient, (parameter, scale)), self.sharing_axes, self.levels)
         if self.penalty is not None and not self.losses:  # a layer called twice has its parameters once
             self.add_loss(self._weighted_penalty(parameter, scale))
         return _reconstruct(self, parameter, scale, noise)
@@ -254,18 +249,19 @@ def _reconstruct(layer, parameter, scale, noise):
     rounding, levels, axes = get_rounding(layer.rounding), layer.levels, layer.sharing_axes
 
     @ops.custom_gradient
-    def reconstruct(parameter, scale, integers):
+    def reconstruct(parameter, scale, values):
         def gradient(*args, upstream=None):
             upstream = args[-1] if upstream is None else upstream
-            scale_gradient = layer._scale_gradient(upstream, parameter, integers, scale, axes)
+            scale_gradient = layer._scale_gradient(upstream, parameter, values, scale, axes)
             scale_gradient = ops.reshape(ops.cast(scale_gradient, scale.dtype), scale.shape)
             parameter_gradient = rounding.parameter_gradient(upstream, parameter, scale, axes, levels)
-            return parameter_gradient, scale_gradient, ops.zeros_like(integers)
+            return parameter_gradient, scale_gradient, ops.multiply(upstream, scale)
 
-        return ops.multiply(integers, scale), gradient
+        return ops.multiply(values, scale), gradient
 
-    integers = rounding.integers(parameter, scale, axes, levels, noise)
-    return reconstruct(parameter, scale, ops.stop_gradient(integers))
+    integers = ops.stop_gradient(rounding.integers(parameter, scale, axes, levels, noise))
+    values = rounding.values(integers, parameter, ops.stop_gradient(scale), axes, levels)
+    return reconstruct(parameter, scale, values)
 
 
 def _validate_float(parameter):

@@ -19,6 +19,7 @@ from lqs.reader import (
     PRECISION,
     PREFIX,
     VERSION,
+    VERSION_WITHOUT_LEVELS,
     bins,
     check,
     code_in_contexts,
@@ -40,9 +41,10 @@ def pack(model, tensors):
     """
     header = {"model": model, "tensors": [entry for entry, _ in tensors]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    stored = _deflate(text, DICTIONARIES[VERSION])
+    version = VERSION if any("levels" in entry for entry, _ in tensors) else VERSION_WITHOUT_LEVELS
+    stored = _deflate(text, DICTIONARIES[version])
     sections = [section for _, sections in tensors for section in sections]
-    content = b"".join([PREFIX.pack(MAGIC, VERSION, len(stored), len(text)), stored, *sections])
+    content = b"".join([PREFIX.pack(MAGIC, version, len(stored), len(text)), stored, *sections])
     return content + CHECKSUM.pack(zlib.crc32(content))
 
 

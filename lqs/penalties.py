@@ -15,7 +15,7 @@ import keras
 from keras import ops
 
 from lqs.rounding import to_integers
-from lqs.rules import add_strength, validate_strength
+from lqs.rules import FLOAT32_EPSILON, MinValue, add_strength, validate_strength
 
 LOG_2 = math.log(2.0)
 SMALLEST_MEAN = 1e-6  # of the magnitude of integers, where the gradient of their code length is cut off
@@ -143,6 +143,13 @@ class Penalty(keras.layers.Layer):
         Override it in a penalty that depends on the levels.
         """
         return self.term
+
+    def bind_measure(self, levels):
+        """Return `None`, or the function `(parameter, axes) -> scale` of a penalty that gives the scale.
+
+        It is then measured in training, as by `lqs.Measured`.
+        """
+        return None
 
     def term(self, parameter, scale, axes):
         """Return the scalar term of one parameter; the arguments are those of `max_bin`."""
@@ -288,6 +295,86 @@ class HoyerPenalty(Penalty):
         magnitude = ops.multiply(parameter, ops.sign(parameter))  # of gradient 0 at 0, on every backend
         squares = ops.maximum(ops.sum(ops.square(parameter)), SMALLEST_SQUARES)
         return ops.divide(ops.square(ops.mean(magnitude)), squares) * math.prod(parameter.shape)
+
+
+@keras.saving.register_keras_serializable("lqs")
+class WaveQPenalty(Penalty):
+    """WaveQ: a sinusoidal penalty whose number of bits is learned (Elthakeb et al. 2020, arXiv 2003.00146).
+
+    With a trainable weight `beta`, the bits of a parameter's magnitudes, and `w = P / m` with the maximum `m` of
+    `abs(P)` over the elements that share a scale, as a constant, the term is
+
+        mean(sin(pi w (2**beta - 1))**2) / 2**beta + bits_rate beta
+
+    with the gradients
+
+        d/dw = pi (2**beta - 1) sin(2 pi w (2**beta - 1)) / 2**beta / N
+        d/dbeta = log(2) mean(pi w sin(2 pi w (2**beta - 1)) - sin(pi w (2**beta - 1))**2 / 2**beta) + bits_rate
+
+    It gives the scale as well, at every training step: `m / (2**ceil(beta) - 1)`, so that the integers have
+    `ceil(beta)` bits and a sign. The task has no say in `beta`: if `w` is spread evenly over the waves, it moves to
+    `log2(log(2) / (2 bits_rate))`; if `w` has snapped to the levels, it stays.
+
+        NestedQuantization(rule=lqs.Frozen(), penalty=lqs.WaveQPenalty(0.1), rounding="nearest")
+
+    What the paper has beyond: three phases, first the task alone, then rates that rise, at last fixed bits (`rate` is a
+    weight, which a callback can assign); and weights times `ceil(beta) / beta`.
+
+    Args:
+        rate: see `Penalty`.
+        bits_rate: weight of `beta` within the term.
+        bits: initial value of `beta`, at least 1.
+
+    Raises:
+        ValueError: if an argument is not as above, or the layer has `bits`.
+
+    Example: at 1 bit, half a step beside the grid; the largest element lies on it.
+
+    >>> import numpy as np
+    >>> penalty = WaveQPenalty(1.0, bits_rate=0.5, bits=1)
+    >>> float(penalty.term(np.array([1.0, 0.5], "float32"), None, (0,)))
+    0.75
+    """
+
+    def __init__(self, rate, bits_rate=0.05, bits=8, **kwargs):
+        super().__init__(rate, **kwargs)
+        self.bits_rate = validate_strength("bits_rate", bits_rate)
+        self._initial_bits = validate_strength("bits", bits)
+        if bits < 1:
+            raise ValueError(f"Argument `bits` must be at least 1. Received: bits={bits!r}")
+        self.bits = self.add_weight(
+            name="bits",
+            shape=(),
+            initializer=keras.initializers.Constant(bits),
+            dtype="float32",
+            constraint=MinValue(1),
+        )
+
+    def bind(self, levels):
+        if levels is not None:
+            raise ValueError(f"Argument `bits` must be None, for an `lqs.WaveQPenalty`. Received: levels {levels}")
+        return self.term
+
+    def bind_measure(self, levels):
+        return self._scale
+
+    def term(self, parameter, scale, axes):
+        bins = ops.power(2.0, ops.cast(self.bits, parameter.dtype))
+        phase = ops.multiply(ops.divide(parameter, _largest(parameter, axes)), ops.subtract(bins, 1.0))
+        wave = ops.mean(ops.square(ops.sin(ops.multiply(phase, math.pi))))
+        return ops.add(ops.divide(wave, bins), ops.multiply(self.bits_rate, ops.cast(self.bits, parameter.dtype)))
+
+    def _scale(self, parameter, axes):
+        highest = ops.subtract(ops.power(2.0, ops.ceil(ops.cast(self.bits, parameter.dtype))), 1.0)
+        return ops.stop_gradient(ops.divide(_largest(parameter, axes), highest))
+
+    def get_config(self):
+        return {**super().get_config(), "bits_rate": self.bits_rate, "bits": self._initial_bits}
+
+
+def _largest(parameter, axes):
+    largest = ops.max(ops.abs(parameter), axis=axes, keepdims=True)
+    return ops.stop_gradient(ops.maximum(largest, FLOAT32_EPSILON))
 
 
 def validate_penalty(penalty):

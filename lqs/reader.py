@@ -2,7 +2,8 @@ r"""Reader of `.lqs` files that needs NumPy alone, so that a file outlives Keras
 
     python lqs/reader.py model.lqs            # a table of the tensors
 
-The format, version 2 (version 1 has the dictionary `header_v1.dict` and no `contexts`); all numbers are little-endian:
+The format, version 3 (version 2 has no `levels`, version 1 the dictionary `header_v1.dict` and no `contexts` either;
+files without `levels` are written as version 2); all numbers are little-endian:
 
 | bytes | content |
 | --- | --- |
@@ -19,7 +20,9 @@ The header is `{"model": configuration, "tensors": [entry, ...]}`, the configura
 * `raw`: the array's bytes; `stored` names their type if that is not `dtype`. `bfloat16` is the upper half of a float32.
 * `deflate`: the same with the first bytes of all elements first, then the second ones ..., in one raw deflate stream.
 
-Codings of integers `P_q`, whose entry has further an entry `scale`, whose sections follow, and `min` and `max`:
+Integers `P_q` have an entry `scale` inside of theirs, whose sections follow, and stand for `P_q * scale`. Where an
+entry has `levels`, the name of a tensor with a vector, and `lowest`, they stand for `vector[P_q - lowest] * scale`.
+Codings of integers, whose entry has further `min` and `max`:
 
 * `fixed`: `P_q - min` in as many bits as `max - min` needs, most significant first.
 * `ans`: three sections, a table, codes and remainders. With `m = P_q`, or `-1 - P_q` if that is negative, and `octave`
@@ -58,8 +61,9 @@ from typing import Any
 import numpy as np
 
 MAGIC = b"\x93LQS"
-VERSION = 2
-KNOWN_VERSIONS = (1, 2)
+VERSION = 3
+VERSION_WITHOUT_LEVELS = 2
+KNOWN_VERSIONS = (1, 2, 3)
 PREFIX = struct.Struct("<4sBII")
 CHECKSUM = struct.Struct("<I")
 PRECISION = 24
@@ -70,7 +74,8 @@ MAX_BYTES = 2**31
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 DTYPES = (*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 # Pieces of headers of small models, as a preset dictionary for deflate. Part of the format: they never change.
-DICTIONARIES = {version: Path(__file__).with_name(f"header_v{version}.dict").read_bytes() for version in KNOWN_VERSIONS}
+DICTIONARIES = {version: Path(__file__).with_name(f"header_v{version}.dict").read_bytes() for version in (1, 2)}
+DICTIONARIES[3] = DICTIONARIES[2]
 NUM_SECTIONS = {"raw": 1, "deflate": 1, "fixed": 1, "ans": 3, "contexts": 1}
 NEIGHBOUR_WEIGHTS = np.array([2, 2, 1, 1])
 MAX_CONTEXT_SIDE = 2**14
@@ -92,6 +97,8 @@ class Tensor:
         values: the array; for a quantized parameter `None`.
         integers: `P_q`, an int32 array, or `None`.
         scale: `s`, broadcastable to `integers`, or `None`.
+        levels: what the integers from `lowest` on stand for, in units of the scale; `None`: themselves.
+        lowest: see `levels`.
         sections: `{name: bytes in the file}`.
     """
 
@@ -100,12 +107,17 @@ class Tensor:
     values: Any = None
     integers: Any = None
     scale: Any = None
+    levels: Any = None
+    lowest: int = 0
     sections: dict = field(default_factory=dict)
 
     @property
     def array(self):
-        """The parameter as the network computes with it: the values, or `P_r = P_q * s`."""
-        return self.values if self.integers is None else self.integers.astype(self.scale.dtype) * self.scale
+        """The parameter as the network computes with it: the values, or `P_q`, or its levels, times `s`."""
+        if self.integers is None:
+            return self.values
+        numbers = self.integers if self.levels is None else self.levels[self.integers - self.lowest]
+        return numbers.astype(self.scale.dtype) * self.scale
 
 
 def read(path, max_bytes=MAX_BYTES, decoder=None):
@@ -137,6 +149,7 @@ def parse(content, max_bytes=MAX_BYTES, decoder=None):
                 sections.append(body[position : position + length])
                 position += length
             tensors.append(_tensor(entry, sections, decoder or Decoder))
+        _find_levels(entries, tensors)
         return header["model"], tensors
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as error:
         raise FileFormatError(f"The file is not a well-formed .lqs file: {type(error).__name__}: {error}") from error
@@ -340,6 +353,7 @@ def _entries(header):
         quantized = entry["coding"] in ("fixed", "ans", "contexts")
         _check_entry(entry)
         check(("scale" in entry) == quantized, f"{entry['name']}: integers have a scale, other numbers do not")
+        check("levels" not in entry or quantized, f"{entry['name']}: integers have levels, other numbers do not")
         if quantized:
             _check_integers(entry)
     return entries
@@ -402,6 +416,20 @@ def _tensor(entry, sections, decoder):
     sizes = {"codes": sum(map(len, codes)) - table, "table": table, "scale": len(scale)}
     integers = integers.astype("int32").reshape(entry["shape"])
     return Tensor(name, dtype, integers=integers, scale=_numbers(entry["scale"], scale), sections=sizes)
+
+
+def _find_levels(entries, tensors):
+    """Give the tensors whose integers stand for the levels in another one these levels."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    for entry, tensor in zip(entries, tensors, strict=True):
+        if "levels" not in entry:
+            continue
+        found, lowest = by_name.get(entry["levels"]), entry["lowest"]
+        levels: Any = None if found is None or found.dtype not in FLOATS else found.values
+        check(levels is not None and levels.ndim == 1, f"{tensor.name}: its levels are no vector")
+        in_range = type(lowest) is int and -(2**31) <= lowest <= entry["min"] and entry["max"] < lowest + len(levels)
+        check(in_range, f"{tensor.name}: there are no levels for some of its integers")
+        tensor.levels, tensor.lowest = levels, lowest
 
 
 def _numbers(entry, section):

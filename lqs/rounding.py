@@ -1,21 +1,22 @@
 """Rounding: from a parameter tensor and its scale to integers, and back.
 
 A rounding is a plug-in: the names `"floor"` and `"nearest"`, or a `Rounding`, which also says what gradient the
-parameter receives, and which parameter has given integers. That is enough for published methods whose weights are
-integers times one scale. Three well-known ones have other weights and are not here: TTQ has two scales (Zhu et al.
-2017, arXiv 1612.01064), LQ-Nets a basis of several (Zhang et al. 2018, arXiv 1807.10029), and Deep Compression shares
-the means of clusters (Han et al. 2016, arXiv 1510.00149). Nor is QIL, which learns two more numbers for each scale
-(Jung et al. 2019, arXiv 1808.05779).
+parameter receives, and which parameter has given integers. It may own weights, made for one parameter, and say what
+integers stand for in units of the scale, by an expression through which these weights learn. Roundings whose levels are
+not evenly spaced are in `lqs.codebooks`.
 """
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from lqs.measures import is_large
-from lqs.rules import FLOAT32_EPSILON, add_strength, is_within, validate_strength
+from lqs.rules import FLOAT32_EPSILON, MinValue, add_strength, is_within, validate_strength
+
+MIN_HALF_WIDTH = 1e-3
 
 # Thesis: floor. Its zero bin [0, s) is one-sided and it shifts every weight by -s/2 on average; rounding to
 # nearest (half to even) has neither fault.
@@ -67,7 +68,12 @@ def to_integers(parameter, scale, rounding="floor", levels=None):
 class Rounding(keras.layers.Layer):
     """Base of the roundings with more to them than a name. A subclass implements `integers`.
 
-    It is a Keras layer, as rules and penalties are, so that it can have strengths and random numbers.
+    It is a Keras layer, as rules and penalties are, so that it can have strengths, random numbers and, by
+    `create_weights`, weights for the one parameter that it rounds.
+
+    Attributes:
+        codebook: vector of what the integers from the lowest on stand for, in units of the scale; `None` if they stand
+            for themselves. See `lqs.codebooks`.
 
     Example: a rounding away from zero.
 
@@ -79,11 +85,34 @@ class Rounding(keras.layers.Layer):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
+        self.codebook: Any = None
         self.built = True
 
     def levels(self, bits):
         """Return the lowest and the highest integer, or `None`, for the argument `bits` of `NestedQuantization`."""
         return signed_levels(bits)
+
+    def create_weights(self, scale_shape, levels):
+        """Make the weights for one parameter, by `add_own_weight`; called when its nested layer is built."""
+
+    def add_own_weight(self, name, shape, initializer, **kwargs):
+        """Add a weight for one parameter; the arguments are those of `add_weight`.
+
+        Raises:
+            ValueError: if it is there, since two layers were given the same rounding.
+        """
+        if name in [weight.name for weight in self.weights]:
+            raise ValueError(
+                f"Each `lqs.NestedQuantization` needs an `lqs.{type(self).__name__}` of its own. "
+                "Received: one for two layers"
+            )
+        return self.add_weight(name=name, shape=shape, initializer=initializer, **kwargs)
+
+    def initialize(self, parameter, scale, axes, levels):
+        """Give own weights values by the initial ones of the parameter."""
+
+    def update(self, parameter, scale, axes, levels):
+        """Give own weights new values in a training step, if they do not learn by gradients."""
 
     def noise(self, parameter):
         """Return random numbers for one training step, or `None`."""
@@ -100,6 +129,13 @@ class Rounding(keras.layers.Layer):
             noise: what `noise` returned in training, `None` in evaluation. Integers are needed in evaluation alone.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `integers`.")
+
+    def values(self, integers, parameter, scale, axes, levels):
+        """Return what the integers stand for in units of the scale, `P_r / s`: by default themselves.
+
+        Its gradient reaches the weights of the rounding, and the parameter, in addition to `parameter_gradient`.
+        """
+        return integers
 
     def parameter_gradient(self, upstream, parameter, scale, axes, levels):
         """Return the gradient of `P` from that of `P_r`: the straight-through estimator, 0 where clipped."""
@@ -148,7 +184,7 @@ class _Binary(Rounding):
     """Base of the roundings to the sign, 1 for zero."""
 
     def levels(self, bits):
-        return _levels_of_one(self, bits)
+        return levels_of_one(self, bits)
 
     def integers(self, parameter, scale, axes, levels, noise=None):
         is_positive = ops.cast(ops.greater_equal(parameter, 0), parameter.dtype)
@@ -201,7 +237,7 @@ class TernaryWeights(Rounding):
     """
 
     def levels(self, bits):
-        return _levels_of_one(self, bits)
+        return levels_of_one(self, bits)
 
     def integers(self, parameter, scale, axes, levels, noise=None):
         return ops.multiply(ops.sign(parameter), ops.cast(is_large(parameter, axes), parameter.dtype))
@@ -226,8 +262,7 @@ class DoReFa(Rounding):
     """
 
     def levels(self, bits):
-        if signed_levels(bits) is None:
-            raise ValueError("Argument `bits` must be given, for `lqs.DoReFa`. Received: bits=None")
+        required_levels(self, bits)
         return 1 - 2**bits, 2**bits - 1
 
     def integers(self, parameter, scale, axes, levels, noise=None):
@@ -242,6 +277,75 @@ class DoReFa(Rounding):
 
     def parameter_of(self, integers, scale, levels):
         return np.arctanh(integers / (2 * levels[1])).astype(scale.dtype)  # any maximum will do: here tanh is 1/2
+
+
+@keras.saving.register_keras_serializable("lqs")
+class QIL(Rounding):
+    """QIL: rounds within an interval of magnitudes that is learned (Jung et al. 2019, arXiv 1808.05779).
+
+    With the highest integer `n = 2**(bits - 1) - 1`, the magnitude `x = abs(P) / (s n)`, and for each scale a centre
+    `c` and a half width `d` of the interval,
+
+        u = clip(0.5 (x - c) / d + 0.5, 0, 1)       0 is pruned, 1 clipped
+        P_q = round(n u) sign(P)                    -n to n
+
+    and, within the interval and 0 outside,
+
+        dL/dP = dL/dP_r 0.5 / d
+        dL/dc = -sum(dL/dP_r sign(P) s n 0.5 / d)
+        dL/dd = -sum(dL/dP_r sign(P) s n 0.5 (x - c) / d**2)
+
+    This is the paper's transformation with its exponent at 1. In the paper `P_r` reaches from -1 to 1, hence
+    `s = 1 / n`, and batch normalization follows. In a network without, `initial_scale="max"` keeps the range of the
+    initial values:
+
+        NestedQuantization(rule=lqs.Frozen(), rounding=lqs.QIL(), bits=4, initial_scale="max")
+
+    Example: `x` is 1/8, 1/2 and 1; the interval reaches from 1/4 to 3/4.
+
+    >>> rounding = QIL()
+    >>> rounding.create_weights((1,), rounding.levels(3))
+    >>> _ = rounding.half_width.assign([0.25])
+    >>> parameter, one = np.array([0.375, -1.5, 3.0], "float32"), np.ones(1, "float32")
+    >>> np.asarray(rounding.integers(parameter, one, (0,), (-3, 3))).tolist()
+    [0.0, -2.0, 3.0]
+    """
+
+    def levels(self, bits):
+        highest = required_levels(self, bits)[1]
+        return -highest, highest
+
+    def create_weights(self, scale_shape, levels):
+        half = keras.initializers.Constant(0.5)
+        constraint = MinValue(MIN_HALF_WIDTH)
+        self.center = self.add_own_weight("center", scale_shape, half)
+        self.half_width = self.add_own_weight("half_width", scale_shape, half, constraint=constraint)
+
+    def integers(self, parameter, scale, axes, levels, noise=None):
+        return ops.round(self._transformed(parameter, scale, levels))
+
+    def values(self, integers, parameter, scale, axes, levels):
+        return with_gradient(integers, self._transformed(parameter, scale, levels))
+
+    def parameter_gradient(self, upstream, parameter, scale, axes, levels):
+        return ops.zeros_like(upstream)  # it is that of `values`
+
+    def parameter_of(self, integers, scale, levels):
+        """Return the middle of the part of each bin that magnitudes reach: that of an integer but 0 may begin at 0."""
+        center, half_width = (np.asarray(weight, scale.dtype) for weight in (self.center, self.half_width))
+        with np.errstate(all="ignore"):
+            magnitude, half_bin = np.abs(integers) / levels[1], 0.5 / levels[1]
+            highest, lowest = (center + half_width * (2 * (magnitude + k * half_bin) - 1) for k in (1, -1))
+            middle = 0.5 * (highest + np.maximum(lowest, 0))
+            return (np.sign(integers) * middle * levels[1] * scale).astype(scale.dtype)
+
+    def _transformed(self, parameter, scale, levels):
+        """Return `n u sign(P)`, not rounded yet."""
+        center, half_width = (ops.cast(weight, parameter.dtype) for weight in (self.center, self.half_width))
+        sign = ops.sign(parameter)
+        magnitude = ops.divide(ops.multiply(sign, parameter), ops.multiply(scale, levels[1]))
+        position = ops.add(ops.divide(ops.multiply(0.5, ops.subtract(magnitude, center)), half_width), 0.5)
+        return ops.multiply(sign, ops.multiply(ops.clip(position, 0, 1), levels[1]))
 
 
 class _Noisy(Rounding):
@@ -315,7 +419,35 @@ class QuantNoise(_Noisy):
         return {**super().get_config(), "probability": self._initial_probability}
 
 
-def _levels_of_one(rounding, bits):
+def with_gradient(values, straight):
+    """Return `values`, bit for bit, with the gradient of `straight` besides their own: the straight-through estimator.
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.asarray(with_gradient(np.array([1.0, 2.0]), np.array([0.1, 0.7]))).tolist()
+    [1.0, 2.0]
+    """
+    return ops.add(values, ops.subtract(straight, ops.stop_gradient(straight)))
+
+
+def required_levels(rounding, bits):
+    """Return the `signed_levels` of a rounding that needs `bits`.
+
+    Raises:
+        ValueError: if `bits` is `None`, or not as of `signed_levels`.
+    """
+    if signed_levels(bits) is None:
+        raise ValueError(f"Argument `bits` must be given, for `lqs.{type(rounding).__name__}`. Received: bits=None")
+    return signed_levels(bits)
+
+
+def levels_of_one(rounding, bits):
+    """Return the levels -1 to 1 of a rounding without `bits`.
+
+    Raises:
+        ValueError: if `bits` is not `None`.
+    """
     if bits is not None:
         raise ValueError(f"Argument `bits` must be None, for `lqs.{type(rounding).__name__}`. Received: bits={bits!r}")
     return -1, 1

@@ -21,6 +21,27 @@ FLOAT32_EPSILON = 2.0**-23
 DEFAULT_THRESHOLD = 1e-10
 
 
+@keras.saving.register_keras_serializable("lqs")
+class MinValue(keras.constraints.Constraint):
+    """Keeps every element of a weight at or above `minimum`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.asarray(MinValue(0.5)(np.array([-1.0, 2.0], "float32"))).tolist()
+    [0.5, 2.0]
+    """
+
+    def __init__(self, minimum):
+        self.minimum = minimum
+
+    def __call__(self, value):
+        return ops.maximum(value, ops.cast(self.minimum, value.dtype))
+
+    def get_config(self):
+        return {"minimum": self.minimum}
+
+
 def sensitivity_ratio(upstream, reconstructed):
     """Return `r = abs(dL/dP_r) / max(eps, abs(P_r))`, elementwise, with `eps = 2**-23` (thesis, section 3.1).
 

@@ -1,6 +1,7 @@
 """`lqs.save` and `lqs.load`: a quantized Keras model as a small file."""
 
 import contextlib
+import functools
 from pathlib import Path
 
 import keras
@@ -82,7 +83,7 @@ def load(path, max_bytes=MAX_BYTES):
     except Exception as error:  # a configuration can make any layer raise anything
         raise FileFormatError(f"The model cannot be rebuilt: {_one_line(error)}") from error
     for variable, value in pairs:
-        variable.assign(value)
+        variable.assign(value() if callable(value) else value)
     return model
 
 
@@ -153,13 +154,17 @@ def _encoded(model, float_dtype):
     quantizers = {id(variable): quantizer for variable, quantizer in quantized_parameters(model)}
     exact = {id(variable) for layer in nested_layers(model) for variable in layer.variables}  # also thresholds
     names: dict[str, int] = {}
-    left = []
-    for variable in plain_variables(model):
+    left, plain = [], plain_variables(model)
+    name_of = {id(variable): _unique(variable.path, names) for variable in plain}
+    for variable in plain:
         value, quantizer = to_numpy(variable.value), quantizers.get(id(variable))
-        name = _unique(variable.path, names)
+        name = name_of[id(variable)]
         integers = None if quantizer is None else to_numpy(quantizer.integers(variable.value))
         if quantizer is not None and _is_recoverable(integers, quantizer, variable):
-            yield name, *packing.encode_integers(integers, to_numpy(quantizer.scale), variable.dtype)
+            entry, sections = packing.encode_integers(integers, to_numpy(quantizer.scale), variable.dtype)
+            if quantizer.codebook is not None:
+                entry |= {"levels": name_of[id(quantizer.codebook)], "lowest": quantizer.levels[0]}
+            yield name, entry, sections
             continue
         if quantizer is not None:
             left.append((f"{name}/scale", to_numpy(quantizer.scale)))
@@ -183,17 +188,22 @@ def _is_recoverable(integers, quantizer, variable):
 
 
 def _match(model, tensors):
-    """Return pairs `(variable, value)` for all variables of a model and the arrays of a file."""
+    """Return pairs `(variable, value)` for all variables of a model and the arrays of a file.
+
+    Quantized parameters come last, as functions that return their values: these may depend on other variables.
+    """
     quantizers = {id(variable): quantizer for variable, quantizer in quantized_parameters(model)}
     plain = plain_variables(model)
-    pairs, left = [], []
+    pairs: list = []
+    left, quantized = [], []
     for variable, tensor in zip(plain, tensors, strict=False):
         quantizer = quantizers.get(id(variable))
         if tensor.integers is not None:
             if quantizer is None:
                 raise FileFormatError(f"{tensor.name} has integers, but the model does not quantize it")
-            pairs.append((variable, quantizer.parameter_of(tensor.integers, tensor.scale)))
+            _check_levels(quantizer, tensor)
             pairs.append(_scale_pair(quantizer, tensor.name, tensor.scale))
+            quantized.append((variable, tensor.integers.shape, functools.partial(_middle, quantizer, tensor)))
             continue
         pairs.append((variable, tensor.values))
         if quantizer is not None:
@@ -202,12 +212,24 @@ def _match(model, tensors):
     reader.check(len(tensors) == expected, f"it has {len(tensors)} arrays, and the model needs {expected}")
     for quantizer, tensor in zip(left, tensors[len(plain) :], strict=True):
         pairs.append(_scale_pair(quantizer, tensor.name, tensor.values))
-    for variable, value in pairs:
+    for variable, shape in [(v, value.shape) for v, value in pairs] + [(v, shape) for v, shape, _ in quantized]:
         reader.check(
-            tuple(variable.shape) == value.shape,
-            f"{variable.path} has the shape {tuple(variable.shape)} in the model and {value.shape} in the file",
+            tuple(variable.shape) == shape,
+            f"{variable.path} has the shape {tuple(variable.shape)} in the model and {shape} in the file",
         )
-    return pairs
+    return pairs + [(variable, value) for variable, _, value in quantized]
+
+
+def _middle(quantizer, tensor):
+    """Return the parameter of which a file has the integers."""
+    return quantizer.parameter_of(tensor.integers, tensor.scale)
+
+
+def _check_levels(quantizer, tensor):
+    if quantizer.codebook is not None and tensor.integers.size:
+        lowest, highest = quantizer.levels
+        in_range = lowest <= tensor.integers.min() and tensor.integers.max() <= highest
+        reader.check(in_range, f"{tensor.name} has integers without a level in the model")
 
 
 def _scale_pair(quantizer, name, scale):

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from lqs import data, penalties, rounding, rules
+from lqs import codebooks, data, penalties, rounding, rules
 from lqs.augmentation import size_to_crop_from
 from lqs.configs import FIELD, float_config
 from lqs.files import write_atomically
@@ -50,6 +50,7 @@ PENALTIES = {
     "msqe": lambda config: penalties.MSQEPenalty(config.strength),
     "tang": lambda config: penalties.BinaryPenalty(config.strength),
     "deep_hoyer": lambda config: penalties.HoyerPenalty(config.strength),
+    "waveq": lambda config: penalties.WaveQPenalty(config.strength),
 }
 ROUNDINGS = {
     None: lambda config: config.rounding,
@@ -59,6 +60,10 @@ ROUNDINGS = {
     "dorefa": lambda config: rounding.DoReFa(),
     "stochastic": lambda config: rounding.StochasticRounding(),
     "quant_noise": lambda config: rounding.QuantNoise(config.strength),
+    "ttq": lambda config: codebooks.TrainedTernary(),
+    "lq_nets": lambda config: codebooks.LQNets(),
+    "qil": lambda config: rounding.QIL(),
+    "deep_compression": lambda config: codebooks.DeepCompression(config.strength),
 }
 STEPS = ((0.4, 0.5), (0.6, 0.2))  # share of the epochs, factor of the learning rate from then on
 VALIDATION_BATCH_SIZE = 1000

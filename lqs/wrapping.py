@@ -65,10 +65,10 @@ def dequantize(layer):
 
         P_r = P_q * s
 
-    with integers `P_q` and scales `s` as in `NestedQuantization`, so that predictions stay the same and nothing
-    of `lqs` is needed to load it. `QuantizedLayer`, `QuantizedModel`, `QuantDense` and `QuantConv2D` are undone,
-    also in models nested inside; everything else is copied. A compiled model gives a compiled copy, its
-    optimizer new.
+    with integers `P_q`, or what they stand for, and scales `s` as in `NestedQuantization`, so that predictions stay
+    the same and nothing of `lqs` is needed to load it. `QuantizedLayer`, `QuantizedModel`, `QuantDense` and
+    `QuantConv2D` are undone, also in models nested inside; everything else is copied. A compiled model gives a compiled
+    copy, its optimizer new.
 
     Args:
         layer: a built `keras.layers.Layer` or `keras.Model`.

@@ -22,41 +22,43 @@ def rng():
     return np.random.default_rng(42)
 
 
-def _tensorflow_gradients(loss, layer, parameter):
+def _tensorflow_gradients(loss, weights, parameter):
     import tensorflow as tf
 
     parameter = tf.constant(parameter)
     with tf.GradientTape() as tape:
         tape.watch(parameter)
         value = loss(parameter)
-    return tape.gradient(value, [parameter, layer.scale_weight.value])
+    return tape.gradient(value, [parameter, *(weight.value for weight in weights)])
 
 
-def _jax_gradients(loss, layer, parameter):
+def _jax_gradients(loss, weights, parameter):
     import jax
 
-    def stateless(parameter, scale):
-        with keras.StatelessScope([(layer.scale_weight, scale)], collect_losses=True):
+    def stateless(parameter, values):
+        with keras.StatelessScope(list(zip(weights, values, strict=True)), collect_losses=True):
             return loss(parameter)
 
-    return jax.grad(stateless, argnums=(0, 1))(parameter, layer.scale_weight.value)
+    gradient, of_weights = jax.grad(stateless, argnums=(0, 1))(parameter, [weight.value for weight in weights])
+    return [gradient, *of_weights]
 
 
 @pytest.fixture(scope="session")
 def gradients():
     """Function `(layer, parameter, upstream) -> (dL/dP, dL/dw)` with `L = sum(upstream * layer(P)) + losses`.
 
-    `w` is the layer's weight: the scale, or its logarithm.
+    `w` is the layer's weight: the scale, or its logarithm; or the weights that are given, each with a gradient.
     """
     compute = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients}[keras.backend.backend()]
 
-    def run(layer, parameter, upstream):
+    def run(layer, parameter, upstream, weights=None):
         layer.built or layer.build(parameter.shape)
 
         def loss(parameter):
             return ops.sum(layer(parameter) * upstream) + sum(layer.losses)
 
-        return [ops.convert_to_numpy(gradient) for gradient in compute(loss, layer, parameter)]
+        weights = [layer.scale_weight] if weights is None else weights
+        return [ops.convert_to_numpy(gradient) for gradient in compute(loss, weights, parameter)]
 
     return run
 

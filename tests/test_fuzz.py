@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import pytest
 
+from lqs.codebooks import LQNets
+from lqs.layers import QuantDense
 from lqs.nested import NestedQuantization
 from lqs.packing import Decoder, encode_integers, encode_numbers, pack
 from lqs.reader import CHECKSUM, DICTIONARIES, MAGIC, PREFIX, VERSION, FileFormatError, inflate, parse
@@ -57,8 +59,12 @@ def content():
         encode_numbers(rng.normal(size=7).astype("float32"), stored="bfloat16"),
         encode_numbers(np.zeros((3, 100))),
         encode_integers(planted, scale[:1]),
+        encode_integers(np.array([[-1, 0, 1, 1]], "int32"), scale[:1]),
+        encode_numbers(np.array([-0.5, 0, 2], "float32")),
     ]
-    assert [entry["coding"] for entry, _ in encoded] == ["ans", "fixed", "raw", "deflate", "contexts"]
+    encoded[5][0].update(levels="6", lowest=-1)
+    codings = [entry["coding"] for entry, _ in encoded]
+    assert codings[:5] == ["ans", "fixed", "raw", "deflate", "contexts"]
     return pack({"class_name": "none"}, [({"name": str(i), **entry}, s) for i, (entry, s) in enumerate(encoded)])
 
 
@@ -212,7 +218,9 @@ def test_deflate_bomb_is_refused_before_it_takes_memory(content):
 
 
 def test_mutated_models_are_refused_or_whole(tmp_path):
-    layers = [keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization(), keras.layers.Dense(2)]
+    codebook = NestedQuantization(rounding=LQNets(), bits=2, initial_scale="max")
+    layers = [keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization()]
+    layers.append(QuantDense(2, kernel_quantizer=codebook))
     prototypes = [NestedQuantization("row"), NestedQuantization(parametrization="log")]
     content = pack_model(quantize(keras.Sequential(layers), *prototypes))
     header, body = open_up(content)

@@ -413,6 +413,60 @@ def test_published_penalties_by_hand(name, gradients):
     assert all(np.isfinite(gradient).all() for gradient in zero)
 
 
+def test_waveq_by_hand(gradients):
+    """At beta = 1 there is one wave to w = P / 2 = 1, -1/4: squares of sines 0, 1/2.
+
+    d/dP = pi sin(2 pi w) / 2 / 2 / 2; d/dbeta = log(2) mean(pi w sin(2 pi w) - square / 2) + bits_rate
+    """
+    penalty = lqs.WaveQPenalty(0.5, bits_rate=0.25, bits=1)
+    layer = lqs.NestedQuantization(rule=lqs.Frozen(), penalty=penalty, rounding="nearest")
+    parameter = np.array([2, -0.5], "float32")
+    layer(parameter)
+    assert float(sum(layer.losses)) == pytest.approx(0.5 * (1 / 8 + 0.25), rel=1e-5)
+    result = gradients(layer, parameter, np.zeros(2, "float32"), [penalty.bits])
+    np.testing.assert_allclose(result[0], [0, -0.5 * math.pi / 8], atol=1e-6)
+    np.testing.assert_allclose(result[1], 0.5 * (math.log(2) * (math.pi / 8 - 1 / 8) + 0.25), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bits, highest", [(1, 1), (1.5, 3), (2, 3), (2.1, 7)])
+def test_waveq_gives_the_scale(bits, highest):
+    """From the largest element, at first and in every training step."""
+    layer = lqs.NestedQuantization(rule=lqs.Frozen(), penalty=lqs.WaveQPenalty(0.1, bits=bits), rounding="nearest")
+    parameter = np.array([2, -0.9, 0.1], "float32")
+    layer.build(parameter.shape)
+    layer.initialize_scale(parameter)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.scale), [2 / highest], rtol=1e-6)
+    layer(2 * parameter, training=True)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.scale), [4 / highest], rtol=1e-6)
+    assert ops.convert_to_numpy(layer.integers(2 * parameter)).max() == highest
+    assert layer.trainable_variables == [layer.penalty.bits]
+
+
+def test_waveq_keeps_a_bit():
+    penalty = lqs.WaveQPenalty(0.1, bits=1)
+    assert float(penalty.bits.constraint(np.float32(0.5))) == 1
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(lqs.WaveQPenalty(0.1, 0.2, 3.5)))
+    assert (again.get_config()["rate"], again.bits_rate, float(again.bits)) == (0.1, 0.2, 3.5)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"bits": 0.5}, "`bits` must be at least 1. Received: bits=0.5"),
+        ({"bits": "8"}, "`bits` must be a finite number >= 0. Received: bits='8'"),
+        ({"bits_rate": -1}, "`bits_rate` must be a finite number >= 0. Received: bits_rate=-1"),
+    ],
+)
+def test_waveq_with_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        lqs.WaveQPenalty(0.1, **arguments)
+
+
+def test_waveq_has_bits_of_its_own():
+    with pytest.raises(ValueError, match="`bits` must be None, for an `lqs.WaveQPenalty`. Received: levels"):
+        lqs.NestedQuantization(penalty=lqs.WaveQPenalty(0.1), bits=4)
+
+
 def test_quantization_error_needs_levels():
     with pytest.raises(ValueError, match="`bits` must be given, for an `lqs.MSQEPenalty`. Received: bits=None"):
         lqs.NestedQuantization(penalty=lqs.MSQEPenalty(1.0))

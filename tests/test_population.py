@@ -106,6 +106,15 @@ def test_population_of_one(trained, tmp_path):
 
 
 @needs_jax
+def test_statistics_of_integers_are_by_the_scales_that_were_measured(tmp_path):
+    """No integer but those from -7 to 7 if the largest magnitude is 7 times the scale."""
+    configs = [digits_config(seed=seed, method="min_max", granularity="scalar", bits=4) for seed in (1, 2)]
+    for record in train(configs, *folders(tmp_path)):
+        for name in ("unique", "min", "max"):
+            assert record["history"][name][-1] == record["final"][name]
+
+
+@needs_jax
 def test_kept_network_is_that_of_the_record_and_of_its_own_strength(trained):
     path, records = trained
     for config, record in zip(CONFIGS, records, strict=True):

@@ -350,6 +350,22 @@ def test_runs_with_numpy_alone(tmp_path):
     assert result.stderr == "error: The file is not a well-formed .lqs file: it does not begin as one\n"
 
 
+def with_levels(shape, dtype="float32", lowest=-2):
+    """Return a file of the integers -2, 3 and 0, whose levels have a shape: 10, 11, 12 ..."""
+    number = math.prod(shape)
+    levels = {"name": "b", "shape": shape, "dtype": dtype, "coding": "raw", "bytes": [4 * number]}
+    entry = {"name": "a", **FIXED, "levels": "b", "lowest": lowest}
+    body = bytes([0b00010101, 0]) + HALF + np.arange(10, 10 + number).astype(f"<{dtype[0]}4").tobytes()
+    return make_file({"model": {}, "tensors": [entry, levels]}, body, version=3)
+
+
+def test_integers_that_stand_for_levels():
+    tensor, levels = parse(with_levels([6]))[1]
+    assert tensor.integers.tolist() == [-2, 3, 0] and tensor.lowest == -2
+    assert tensor.array.tolist() == [5, 7.5, 6] and tensor.array.dtype == "float32"
+    assert tensor.levels is levels.values
+
+
 def changed(entry, **changes):
     return {**entry, **changes}
 
@@ -359,8 +375,8 @@ def changed(entry, **changes):
     [
         (b"", "it is too short"),
         (make_file({"model": {}, "tensors": []}, magic=b"\x93NUM"), "it does not begin as one"),
-        (make_file({"model": {}, "tensors": []}, version=0), "its version is 0, and this reader knows (1, 2)"),
-        (make_file({"model": {}, "tensors": []}, version=3), "its version is 3, and this reader knows (1, 2)"),
+        (make_file({"model": {}, "tensors": []}, version=0), "its version is 0, and this reader knows (1, 2, 3)"),
+        (make_file({"model": {}, "tensors": []}, version=4), "its version is 4, and this reader knows (1, 2, 3)"),
         (make_file({"model": {}, "tensors": []})[:-1] + b"\0", "it is damaged"),
         (make_file({"model": {}, "tensors": []}, b"\0"), "its sections do not fill it"),
         (make_file({"model": [], "tensors": []}), "the header has another structure"),
@@ -387,6 +403,18 @@ def changed(entry, **changes):
         (one(changed(FIXED, max=2**31), bytes(6)), "a: bad range"),
         (one(changed(FIXED, min=True), bytes(6)), "a: bad range"),
         (one(FIXED, bytes([0b00001111, 0]) + HALF), "an integer is out of its range"),
+        (one(changed(RAW, levels="a"), bytes(8)), "a: integers have levels, other numbers do not"),
+        (one(changed(FIXED, levels="a"), bytes(6)), "KeyError: 'lowest'"),
+        (one(changed(FIXED, levels="a", lowest=-2), bytes(6)), "a: its levels are no vector"),
+        (one(changed(FIXED, levels="c", lowest=-2), bytes(6)), "a: its levels are no vector"),
+        (one(changed(FIXED, levels=["a"], lowest=-2), bytes(6)), "TypeError"),
+        (with_levels([2, 3]), "a: its levels are no vector"),
+        (with_levels([6], dtype="int32"), "a: its levels are no vector"),
+        (with_levels([5]), "a: there are no levels for some of its integers"),
+        (with_levels([6], lowest=-1), "a: there are no levels for some of its integers"),
+        (with_levels([6], lowest=-3), "a: there are no levels for some of its integers"),
+        (with_levels([6], lowest=-2.0), "a: there are no levels for some of its integers"),
+        (with_levels([6], lowest=-(2**31) - 1), "a: there are no levels for some of its integers"),
         (one(changed(FIXED, coding="ans", octave=16, bytes=[6, 0, 0]), bytes(10)), "a: bad octave"),
         (one(changed(FIXED, coding="ans", octave=1, bytes=[5, 0, 0]), bytes(9)), "a: bad length of the table"),
         (one(changed(FIXED, coding="ans", octave=1, bytes=[6, 0, 0]), bytes(10)), "weights of a table are all zero"),
@@ -428,7 +456,7 @@ def test_files_of_every_version_are_read(version):
     assert (np.unique(np.concatenate(integers)).size, digest[:16]) == (29, "062b611ba2190f12")
 
 
-@pytest.mark.parametrize("version, checksum", [(1, 528582384), (2, 830330597)])
+@pytest.mark.parametrize("version, checksum", [(1, 528582384), (2, 830330597), (3, 830330597)])
 def test_dictionaries_never_change(version, checksum):
     """Files that are out in the world are read with them."""
     assert zlib.crc32(reader.DICTIONARIES[version]) == checksum

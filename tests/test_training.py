@@ -498,7 +498,8 @@ def test_records_are_valid_json(nested, folders):
 
 # Published methods.
 
-FIELD_STRENGTHS = {"quant_noise": 0.5, "sinreq": 0.1, "tang": 0.1, "deep_hoyer": 0.1, "msqe": 10.0}
+FIELD_STRENGTHS = {"quant_noise": 0.5, "sinreq": 0.1, "tang": 0.1, "deep_hoyer": 0.1, "msqe": 10.0, "waveq": 0.1}
+FIELD_STRENGTHS["deep_compression"] = 0.5
 
 
 @pytest.mark.parametrize("method", FIELD)
