@@ -24,7 +24,7 @@ help:  ## print this list
 
 figures: AGAIN := --forcerun notebook  # after the target, which it would take for one more rule
 figures: $(STAMP)  ## execute every notebook: all figures, from the run records
-runs: $(STAMP)  ## train what the grid lacks, but the convolutional networks under the thesis's protocol
+runs: $(STAMP)  ## train what the grid lacks, but the batches for a GPU
 figures runs:
 	@flock --nonblock .run.lock true || echo "Another run holds .run.lock; waiting for it to end."
 	@flock .run.lock sh -c 'ls .snakemake/locks/* >/dev/null 2>&1 && $(SNAKEMAKE) --unlock >/dev/null 2>&1; exec $(SNAKEMAKE) $@ $(AGAIN)'
