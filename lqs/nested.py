@@ -162,9 +162,12 @@ class NestedQuantization(keras.layers.Layer):
     def call(self, parameter, training=None):
         """Return `P_r`, of the shape and dtype of `parameter`; in training, measure the scale and draw noise."""
         _validate_float(parameter)
+        # Each variable is read once, for forward and backward. A read for the backward pass alone TensorFlow may carry
+        # out after the optimizer's update: its graph optimizer loses that order at a custom gradient's `IdentityN`.
+        parameter = ops.copy(parameter)
         if training and self._measure is not None:
             self._assign_scale(self._measure(ops.stop_gradient(parameter), self.sharing_axes))
-        scale, rounding, noise = ops.cast(self.scale, parameter.dtype), get_rounding(self.rounding), None
+        scale, rounding, noise = ops.cast(ops.copy(self.scale), parameter.dtype), get_rounding(self.rounding), None
         if training:
             noise = rounding.noise(parameter)
             rounding.update(*map(ops.stop_gradient, (parameter, scale)), self.sharing_axes, self.levels)

@@ -254,6 +254,31 @@ def test_one_training_step_moves_the_logarithm_up(policy, rng):
     np.testing.assert_allclose(ops.convert_to_numpy(quantizer.scale), 0.01 * math.exp(0.125), rtol=1e-4)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="reads are operations of TensorFlow's graphs")
+@pytest.mark.parametrize("penalty", [None, lqs.DifferencePenalty(1e-3), lqs.CodeLengthPenalty(1e-3)])
+@pytest.mark.parametrize("parametrization", ["linear", "log"])
+@pytest.mark.parametrize("rule", RULES)
+def test_variables_are_read_once(rule, parametrization, penalty):
+    """A second read, used by the backward pass alone, may come after the optimizer's update of the variable."""
+    import tensorflow as tf
+
+    layer = lqs.NestedQuantization("row", RULES[rule], penalty, initial_scale=0.5, parametrization=parametrization)
+    layer.build((4, 3))
+    parameter = keras.Variable(np.ones((4, 3), "float32"))
+    variables = [parameter.value, layer.scale_weight.value]
+
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(variables[0]) ** 2) + sum(layer.losses)
+        return tape.gradient(loss, variables)
+
+    graph = gradients.get_concrete_function().graph
+    reads = [id(op.inputs[0]) for op in graph.get_operations() if op.type == "ReadVariableOp"]
+    captures = {id(outer): id(inner) for outer, inner in graph.captures}
+    assert [reads.count(captures[id(variable.handle)]) for variable in variables] == [1, 1]
+
+
 def test_assigning_the_threshold_takes_effect_without_recompiling(rng):
     model, quantizer = network(rule=lqs.GradientRatio(0.0))
     model.compile(keras.optimizers.Adam(1e-3, beta_1=0.0), "mse")
