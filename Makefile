@@ -5,7 +5,8 @@ CORES ?= 2
 
 STAMP := .venv/.installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-PYTEST := pytest -q -n 2 --dist=loadfile --no-loadscope-reorder
+PYTEST := pytest -q -n 2
+UNIT := $(PYTEST) --dist=worksteal --doctest-modules tests lqs
 ONCE := tests/test_batches.py tests/test_browser.py tests/test_frame.py  # own processes, or none: one backend will do
 # Its other options: notebooks/profiles/default. After kill -9 Snakemake's own lock stays, and so do the jobs, which hold
 # .run.lock until they end: only then may the next run unlock.
@@ -36,10 +37,10 @@ test: $(STAMP)  ## lint, types, tests and doctests on TensorFlow and JAX, every 
 	ruff check .
 	ruff format --check .
 	mypy
-	MPLBACKEND=Agg KERAS_BACKEND=tensorflow $(PYTEST) --doctest-modules tests lqs
-	MPLBACKEND=Agg KERAS_BACKEND=jax $(PYTEST) --doctest-modules tests lqs $(ONCE:%=--ignore=%)
+	MPLBACKEND=Agg KERAS_BACKEND=tensorflow $(UNIT)
+	MPLBACKEND=Agg KERAS_BACKEND=jax $(UNIT) $(ONCE:%=--ignore=%)
 ifneq ($(NOTEBOOKS),)
-	$(PYTEST) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
+	$(PYTEST) --dist=loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
 else
 	@echo "No notebooks to run."
 endif

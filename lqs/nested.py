@@ -163,7 +163,8 @@ class NestedQuantization(keras.layers.Layer):
         """Return `P_r`, of the shape and dtype of `parameter`; in training, measure the scale and draw noise."""
         _validate_float(parameter)
         # Each variable is read once, for forward and backward. A read for the backward pass alone TensorFlow may carry
-        # out after the optimizer's update: its graph optimizer loses that order at a custom gradient's `IdentityN`.
+        # out after the optimizer's update: its graph optimizer drops the edge between them, since there is a path by
+        # way of the `IdentityN` of a custom gradient, which it then removes.
         parameter = ops.copy(parameter)
         if training and self._measure is not None:
             self._assign_scale(self._measure(ops.stop_gradient(parameter), self.sharing_axes))

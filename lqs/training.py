@@ -205,8 +205,6 @@ def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):
         getattr(keras.losses, f"{prefix}CategoricalCrossentropy")(from_logits=True),
         metrics=metrics,
         steps_per_execution=STEPS_PER_EXECUTION,
-        # On TensorFlow XLA makes dense networks faster, and convolutions on a CPU several times as slow.
-        jit_compile=True if config.network == "dense" else "auto",
     )
     return model
 
