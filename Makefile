@@ -8,7 +8,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 PYTEST := pytest -q -n 2
 UNIT := $(PYTEST) --dist=worksteal --doctest-modules tests lqs
 # What starts processes of its own, or computes with NumPy alone: one backend will do.
-ONCE := $(patsubst %,tests/test_%.py,augmentation batches browser data diagrams figures files frame fuzz packing reader references related_work)
+ONCE := $(patsubst %,tests/test_%.py,batches browser data diagrams figures files frame fuzz packing reader references related_work)
 # Its other options: notebooks/profiles/default. After kill -9 Snakemake's own lock stays, and so do the jobs, which hold
 # .run.lock until they end: only then may the next run unlock.
 SNAKEMAKE := snakemake --snakefile notebooks/Snakefile --directory . --cores $(CORES)
