@@ -1,6 +1,6 @@
 """Figures: from tables of run records to matplotlib axes, and to files in `figures/`.
 
-The same colour means the same method in every figure (`method_colors`); published values are grey crosses.
+The same colour means the same method in every figure (`method_colors`); published values are black crosses.
 """
 
 import io
@@ -24,7 +24,7 @@ METHOD_LABELS = {
     "difference": "Difference",
     "code_length": "CodeLength",
 }
-PUBLISHED = {"color": "0.55", "marker": "x", "linestyle": "none", "label": "published", "zorder": 1}
+PUBLISHED = {"color": "black", "marker": "x", "markersize": 5, "linestyle": "none", "label": "published", "zorder": 5}
 QUANTITY_LABELS = {
     "unique": "unique integers",
     "range": "integer range (max - min + 1)",
@@ -195,7 +195,7 @@ def draw_pareto(axes, runs, size="unique", published=None, label_strengths=False
             if label_strengths and regime == "scratch":
                 for point in part.itertuples():
                     label = {"text": f"{point.strength:g}", "xy": (getattr(point, size), point.accuracy)}
-                    axes.annotate(**label, xytext=(2, -7), textcoords="offset points", fontsize=5, color="0.35")
+                    axes.annotate(**label, xytext=(4, -7), textcoords="offset points", fontsize=5, color="0.35")
         front = points.iloc[pareto_front(points[size], points["accuracy"])]
         axes.plot(front[size], front["accuracy"], color=colors[method], linewidth=0.8, alpha=0.7)
     if published is not None and len(published):
@@ -217,7 +217,7 @@ def set_linear_accuracy_scale(axes):
     axes.autoscale(axis="y")
 
 
-def draw_history(axes, runs, quantity, baseline=None, scale=1.0):
+def draw_history(axes, runs, quantity, baseline=None, scale=1.0, strengths=None):
     """Draw a quantity over epochs, one line per strength, its mean over seeds, from light to dark.
 
     Args:
@@ -226,11 +226,13 @@ def draw_history(axes, runs, quantity, baseline=None, scale=1.0):
         quantity: key of `history`.
         baseline: table of records of the float network, drawn dashed, or `None`.
         scale: factor of the quantity.
+        strengths: those that get a shade and a place in the legend, or `None` for those of `runs`.
     """
-    strengths = sorted(runs["strength"].unique())
+    strengths = sorted(runs["strength"].unique()) if strengths is None else strengths
     shades = plt.get_cmap("viridis_r")(np.linspace(0.08, 1.0, len(strengths)))
     for strength, shade in zip(strengths, shades, strict=True):
-        epochs, values = _mean_history(runs[runs["strength"] == strength], quantity, scale)
+        part = runs[runs["strength"] == strength]
+        epochs, values = _mean_history(part, quantity, scale) if len(part) else ([], [])
         axes.plot(epochs, values, color=shade, label=f"{strength:g}")
     if baseline is not None and len(baseline):
         axes.plot(*_mean_history(baseline, quantity, scale), color="black", linestyle="--", label="float")
@@ -269,10 +271,11 @@ def history_figure(runs, granularities, baseline, strength_name):
     """
     shape = (2, len(granularities))
     figure, axes = plt.subplots(*shape, figsize=(5.9, 3.9), sharex=True, sharey="row", squeeze=False)
+    strengths = sorted(runs["strength"].unique())  # the same shades in all columns
     for column, granularity in enumerate(granularities):
         part = runs[runs["granularity"] == granularity]
-        draw_history(axes[0, column], part, "val_accuracy", baseline, scale=100)
-        draw_history(axes[1, column], part, "val_cross_entropy", baseline)
+        draw_history(axes[0, column], part, "val_accuracy", baseline, scale=100, strengths=strengths)
+        draw_history(axes[1, column], part, "val_cross_entropy", baseline, strengths=strengths)
         axes[0, column].set(title=granularity, xlabel="")
     set_accuracy_scale(axes[0, 0])
     axes[1, 0].set_yscale("log")

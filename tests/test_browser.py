@@ -1,4 +1,4 @@
-"""JupyterLab in a real browser: notebook 4 is opened and run by mouse, and moving a slider redraws its figure.
+"""JupyterLab in a real browser: notebook 4 is opened and run to its sliders by mouse, and moving one redraws its figure.
 
 Everything happens on a copy of the notebook and of `lqs` (which knows where figures go), with a home of its own.
 """
@@ -66,8 +66,10 @@ def environment(tmp_path):
 
 @pytest.fixture
 def notebook(tmp_path):
-    """Path of a copy of the notebook without outputs, beside copies of `lqs` and of what it reads."""
+    """Path of a copy of the notebook to its sliders, without outputs, beside copies of `lqs` and of what it reads."""
     content = json.loads((ROOT / "notebooks" / NOTEBOOK).read_text())
+    (last,) = (n for n, cell in enumerate(content["cells"]) if "ipywidgets.interact(" in "".join(cell["source"]))
+    content["cells"] = content["cells"][: last + 1]
     for cell in content["cells"]:
         if cell["cell_type"] == "code":
             cell.update(outputs=[], execution_count=None)

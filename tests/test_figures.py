@@ -288,10 +288,13 @@ def test_history_figure_has_a_column_per_granularity():
     runs = pd.DataFrame({"granularity": ["row", "scalar"], "strength": [0.0, 1e-8], "history": histories[:2]})
     baseline = pd.DataFrame({"history": histories[2:]})
     figure = figures.history_figure(runs, ["row", "scalar"], baseline, "strength")
-    lasts = [[points[0][-1] for points in (lines_of(axes), lines_of(axes, "--"))] for axes in figure.axes]
+    lines = [(*[points for points in lines_of(axes) if points], *lines_of(axes, "--")) for axes in figure.axes]
+    lasts = [[points[-1] for points in pair] for pair in lines]
     expected = [[60, 80], [70, 80], [1 / 0.6, 1 / 0.8], [1 / 0.7, 1 / 0.8]]
     assert lasts == [[(2, pytest.approx(ours)), (2, pytest.approx(base))] for ours, base in expected]
     assert [axes.get_title() for axes in figure.axes] == ["row", "scalar", "", ""]
+    shades = [{line.get_label(): line.get_color().tolist() for line in axes.lines[:2]} for axes in figure.axes]
+    assert list(shades[0]) == ["0", "1e-08"] and shades.count(shades[0]) == 4  # each strength has its own, everywhere
 
 
 def test_histograms_have_a_bar_for_each_bin():
