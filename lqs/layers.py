@@ -3,6 +3,7 @@
 import inspect
 
 import keras
+import numpy as np
 from keras.src.backend.common.variables import AutocastScope  # has no public name
 
 from lqs.nested import NestedQuantization
@@ -11,8 +12,8 @@ from lqs.nested import NestedQuantization
 class _SubstitutionScope(keras.StatelessScope):
     """A stateless scope that remembers which variables were assigned in it."""
 
-    def __init__(self, state_mapping):
-        super().__init__(state_mapping, collect_losses=True)
+    def __init__(self):
+        super().__init__(collect_losses=True)
         self.updates = {}
 
     def add_update(self, update):
@@ -31,12 +32,18 @@ def call_with_values(layer, call, values):
         call: function without arguments.
         values: dictionary from the `id` of a variable to a tensor of its shape and dtype.
     """
-    with AutocastScope(None):
-        scope = _SubstitutionScope([(v, v.value) for v in layer.variables if id(v) not in values])
+    scope = _SubstitutionScope()
+    with AutocastScope(None):  # in which the scope's own argument would be cast to float32
+        scope.state_mapping.update({id(variable): variable.value for variable in layer.variables})
     scope.state_mapping.update(values)
     with scope:
         outputs = call()
     for variable, value in scope.updates.values():
+        if id(variable) in values:
+            raise ValueError(
+                f"Layer {layer.name!r} assigns its parameter {variable.path!r} itself, so that it cannot be "
+                "quantized: leave it in float, in `lqs.quantize` by the argument `where`."
+            )
         variable.assign(value)
     outer = scope.original_scope
     if outer is None:
@@ -50,6 +57,13 @@ def quantize_values(pairs):
     """Return `{id(variable): P_r}` for pairs `(variable, NestedQuantization)`, in the variables' own precision."""
     with AutocastScope(None):
         return {id(variable): quantizer(variable.value) for variable, quantizer in pairs}
+
+
+def copy_own_variables(source, target):
+    """Copy by way of what layers do to save and load, since some derive further state from their weights."""
+    values: dict = {}
+    source.save_own_variables(values)
+    target.load_own_variables({key: np.array(value) for key, value in values.items()})
 
 
 def copy_quantizer(name, quantizer):

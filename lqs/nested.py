@@ -12,7 +12,7 @@ from lqs.granularity import scale_shape, sharing_axes, validate_granularity
 from lqs.measures import MEASURES, get_measure
 from lqs.penalties import validate_penalty
 from lqs.rounding import get_rounding, validate_rounding
-from lqs.rules import FLOAT32_EPSILON, GradientRatio, Measured, MinValue, get_rule
+from lqs.rules import FLOAT32_EPSILON, GradientRatio, Measured, MinValue, Rule, get_rule
 
 MIN_SCALE = 100 * FLOAT32_EPSILON
 PARAMETRIZATIONS = ("linear", "log")
@@ -39,7 +39,8 @@ class NestedQuantization(keras.layers.Layer):
     Args:
         granularity: axes along which `s` varies: `"scalar"`, `"row"`, `"column"`, `"channel"`, `"filter"` or a
             tuple of axes. See `lqs.granularity.varying_axes`.
-        rule: gradient of the scale: `GradientRatio`, `StraightThrough`, `Frozen` or a function; or `Measured`: no
+        rule: gradient of the scale: `GradientRatio`, `StraightThrough`, `Frozen` or a function, which has to be
+            registered by `keras.saving.register_keras_serializable` if the model is to be loaded; or `Measured`: no
             gradient, but a scale that is computed from the parameter. `None` stands for `GradientRatio()`. A penalty
             that gives the scale, `WaveQPenalty`, comes before.
         penalty: loss term: `MaxBinPenalty`, `InversePenalty`, `DifferencePenalty`, `CodeLengthPenalty`, or another
@@ -80,7 +81,7 @@ class NestedQuantization(keras.layers.Layer):
         parametrization="linear",
         **kwargs,
     ):
-        # The arithmetic stays in the parameter's own precision, also under a mixed-precision policy.
+        # The arithmetic is in float32 at least, also under a mixed-precision policy.
         super().__init__(autocast=False, **kwargs)
         self.dtype_policy = self.variable_dtype
         self.granularity = validate_granularity(granularity)
@@ -142,7 +143,7 @@ class NestedQuantization(keras.layers.Layer):
         """
         if get_stateless_scope() is not None:
             return
-        parameter = ops.convert_to_tensor(parameter)
+        parameter = _in_float32_at_least(ops.convert_to_tensor(parameter))
         if self._initial_measure is not None:
             self._assign_scale(self._initial_measure(parameter, self.sharing_axes))
         scale = ops.cast(self.scale, parameter.dtype)
@@ -165,7 +166,7 @@ class NestedQuantization(keras.layers.Layer):
         # Each variable is read once, for forward and backward. A read for the backward pass alone TensorFlow may carry
         # out after the optimizer's update: its graph optimizer drops the edge between them, since there is a path by
         # way of the `IdentityN` of a custom gradient, which it then removes.
-        parameter = ops.copy(parameter)
+        dtype, parameter = parameter.dtype, _in_float32_at_least(ops.copy(parameter))
         if training and self._measure is not None:
             self._assign_scale(self._measure(ops.stop_gradient(parameter), self.sharing_axes))
         scale, rounding, noise = ops.cast(ops.copy(self.scale), parameter.dtype), get_rounding(self.rounding), None
@@ -174,15 +175,15 @@ class NestedQuantization(keras.layers.Layer):
             rounding.update(*map(ops.stop_gradient, (parameter, scale)), self.sharing_axes, self.levels)
         if self.penalty is not None and not self.losses:  # a layer called twice has its parameters once
             self.add_loss(self._weighted_penalty(parameter, scale))
-        return _reconstruct(self, parameter, scale, noise)
+        return ops.cast(_reconstruct(self, parameter, scale, noise), dtype)
 
     def integers(self, parameter):
         """Return `P_q` as an int32 tensor of the shape of `parameter`."""
         _validate_float(parameter)
-        parameter = ops.convert_to_tensor(parameter)
+        parameter = _in_float32_at_least(ops.convert_to_tensor(parameter))
         if not self.built:
             self.build(parameter.shape)
-        scale, rounding = ops.convert_to_tensor(self.scale), get_rounding(self.rounding)
+        scale, rounding = ops.cast(self.scale, parameter.dtype), get_rounding(self.rounding)
         return ops.cast(rounding.integers(parameter, scale, self.sharing_axes, self.levels), "int32")
 
     def parameter_of(self, integers, scale):
@@ -191,13 +192,17 @@ class NestedQuantization(keras.layers.Layer):
 
     def copy(self):
         """Return an unbuilt layer of the same configuration, as `lqs.quantize` makes for each parameter."""
-        return type(self).from_config({**self.get_config(), "name": None})
+        rule = keras.saving.serialize_keras_object(self.rule) if isinstance(self.rule, Rule) else self.rule
+        return type(self).from_config({**self._config(rule), "name": None})
 
     def get_config(self):
+        return self._config(keras.saving.serialize_keras_object(self.rule))
+
+    def _config(self, rule):
         config = {
             # JSON has no tuples.
             "granularity": self.granularity if isinstance(self.granularity, str) else list(self.granularity),
-            "rule": keras.saving.serialize_keras_object(self.rule),
+            "rule": rule,
             "penalty": keras.saving.serialize_keras_object(self.penalty),
             "rounding": keras.saving.serialize_keras_object(self.rounding),
             "bits": self.bits,
@@ -209,8 +214,8 @@ class NestedQuantization(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("rule", "penalty", "rounding")}
-        return cls(**{**config, **parts})
+        parts = {key: config[key] for key in ("rule", "penalty", "rounding") if not callable(config[key])}
+        return cls(**{**config, **{key: keras.saving.deserialize_keras_object(part) for key, part in parts.items()}})
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -266,6 +271,12 @@ def _reconstruct(layer, parameter, scale, noise):
     integers = ops.stop_gradient(rounding.integers(parameter, scale, axes, levels, noise))
     values = rounding.values(integers, parameter, ops.stop_gradient(scale), axes, levels)
     return reconstruct(parameter, scale, values)
+
+
+def _in_float32_at_least(parameter):
+    """Return the tensor in float32 if it is of half precision, where dividing by a small scale overflows."""
+    is_half = keras.backend.standardize_dtype(parameter.dtype) in ("float16", "bfloat16")
+    return ops.cast(parameter, "float32") if is_half else parameter
 
 
 def _validate_float(parameter):

@@ -163,7 +163,9 @@ class GradientRatio(Rule):
     """The thesis's rule: scales grow while the parameters' gradients are small relative to the parameters.
 
     See `gradient_ratio` for the equations. Under Adam only the ratio of this gradient to Adam's `epsilon`
-    matters, so a useful threshold moves with the optimizer's `epsilon`.
+    matters, so a useful threshold moves with the optimizer's `epsilon`. The rule compares gradients with a threshold,
+    and so does not go with the loss scaling of the policy `mixed_float16`, under which all would seem large: train
+    in `float32` or `mixed_bfloat16`.
 
     Args:
         threshold: `lam >= 0`; larger means coarser. Kept as the non-trainable weight `threshold`.

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import tempfile
 from pathlib import Path
 
 import keras
@@ -10,6 +11,7 @@ from keras.src.backend.common import global_state  # has no public name
 
 from lqs import packing, reader
 from lqs.files import write_atomically
+from lqs.layers import copy_own_variables
 from lqs.nested import nested_layers
 from lqs.reader import MAX_BYTES, FileFormatError
 from lqs.statistics import quantized_parameters, to_numpy
@@ -33,8 +35,8 @@ def save(model, path, float_dtype="float32"):
             `"bfloat16"`. The latter two round them. Scales always stay as they are.
 
     Raises:
-        ValueError: if an argument is not as above, the model has no configuration to be rebuilt from, or this
-            has code in it, such as a `Lambda` layer.
+        ValueError: if an argument is not as above, the model has no configuration to be rebuilt from, this has code in
+            it, such as a `Lambda` layer, or a layer has learned a vocabulary.
 
     Example:
 
@@ -84,6 +86,8 @@ def load(path, max_bytes=MAX_BYTES):
         raise FileFormatError(f"The model cannot be rebuilt: {_one_line(error)}") from error
     for variable, value in pairs:
         variable.assign(value() if callable(value) else value)
+    for layer in model._flatten_layers():  # some derive further state from their variables when these are loaded
+        copy_own_variables(layer, layer)
     return model
 
 
@@ -95,6 +99,7 @@ def pack_model(model, float_dtype="float32"):
         raise ValueError(
             f"Argument `float_dtype` must be one of {reader.FLOATS[:3]}. Received: float_dtype={float_dtype!r}"
         )
+    _check_no_assets(model)
     configuration = _configuration(model)
     tensors = [({"name": name, **entry}, sections) for name, entry, sections in _encoded(model, float_dtype)]
     return packing.pack(configuration, tensors)
@@ -128,6 +133,20 @@ def _configuration(model):
     configuration.pop("compile_config", None)
     _check_safe(configuration, ValueError)
     return configuration
+
+
+def _check_no_assets(model):
+    """Raise if a layer has state that is neither in its variables nor in its configuration: a learned vocabulary."""
+    for layer in model._flatten_layers():
+        if not hasattr(layer, "save_assets"):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            layer.save_assets(folder)
+            if any(Path(folder).iterdir()):
+                raise ValueError(
+                    f"Layer {layer.name!r} has learned a vocabulary, which a {SUFFIX} file does not keep: "
+                    "give it to the layer's constructor, or leave the layer out of the model."
+                )
 
 
 def _check_safe(configuration, error):

@@ -118,6 +118,9 @@ def summary(model):
     Returns:
         `pandas.DataFrame`, empty if nothing is quantized.
 
+    Raises:
+        ValueError: if `model` is not a Keras layer.
+
     Example:
 
     >>> from lqs.wrapping import quantize
@@ -126,6 +129,8 @@ def summary(model):
         shape granularity  unique  entropy_bits
     0  (4, 3)      scalar       1           0.0
     """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"Argument `model` must be a Keras layer or model. Received: model={model!r}")
     rows = [_summary_row(variable, quantizer) for variable, quantizer in quantized_parameters(model)]
     return pd.DataFrame(rows)
 

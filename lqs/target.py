@@ -85,11 +85,12 @@ class TargetSize(keras.callbacks.Callback):
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (is_number and 0 < value < math.inf):
                 raise ValueError(f"Argument `{name}` must be a positive number. Received: {name}={value!r}")
-        if not 0 <= ramp < 1:
+        if isinstance(ramp, bool) or not isinstance(ramp, (int, float)) or not 0 <= ramp < 1:
             raise ValueError(f"Argument `ramp` must be a share, from 0 to less than 1. Received: ramp={ramp!r}")
         if isinstance(bump, bool) or not isinstance(bump, (int, float)) or not math.isfinite(bump):
             raise ValueError(f"Argument `bump` must be a finite number. Received: bump={bump!r}")
-        scale_gain = validate_strength("scale_gain", scale_gain)
+        gains = {"integral": integral, "proportional": proportional, "scale_gain": scale_gain}
+        integral, proportional, scale_gain = (validate_strength(name, gain) for name, gain in gains.items())
         self.bytes, self.ratio, self.num_updates, self.ramp = bytes, ratio, num_updates, ramp
         self.integral, self.proportional = integral, proportional
         self.bump, self.scale_gain, self.tolerance = bump, scale_gain, tolerance

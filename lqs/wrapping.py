@@ -1,10 +1,19 @@
 """`lqs.quantize`: nested quantization for the parameters of any Keras layer or model, and `lqs.dequantize` back."""
 
+import tempfile
+
 import keras
-import numpy as np
 from keras.src.models.functional import Functional  # has no public name
 
-from lqs.layers import QuantConv2D, QuantDense, QuantizedLayer, QuantizedModel, QuantizedParameters, quantize_values
+from lqs.layers import (
+    QuantConv2D,
+    QuantDense,
+    QuantizedLayer,
+    QuantizedModel,
+    QuantizedParameters,
+    copy_own_variables,
+    quantize_values,
+)
 from lqs.nested import NestedQuantization
 from lqs.statistics import quantized_parameters
 
@@ -42,8 +51,9 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
         A layer for a layer, a model for a model.
 
     Raises:
-        ValueError: if `layer` is not a built Keras layer, has no configuration to be copied from, or a
-            prototype's granularity does not fit the rank of a parameter that it is for.
+        ValueError: if `layer` is not a built Keras layer, has no configuration to be copied from, is compiled with
+            functions that are not registered, or is a subclassed model with a `train_step` or the like of its own; or
+            if a prototype's granularity does not fit the rank of a parameter that it is for.
 
     Example:
 
@@ -53,7 +63,10 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
     [(4, 3), (3,), (4, 1)]
     """
     prototypes = {"kernel": _prototype("kernel", kernel), "bias": _prototype("bias", bias)}
+    if not callable(where):
+        raise ValueError(f"Argument `where` must be a function of a layer and its variable. Received: where={where!r}")
     _validate_built(layer)
+    _validate_steps(layer)
     return _clone(layer, lambda node: _wrap(node, prototypes, where))
 
 
@@ -84,7 +97,7 @@ def dequantize(layer):
 
     >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
     >>> quantized = quantize(model, kernel=NestedQuantization(initial_scale=0.75))
-    >>> np.asarray(dequantize(quantized).layers[0].kernel).tolist()
+    >>> keras.ops.convert_to_numpy(dequantize(quantized).layers[0].kernel).tolist()
     [[0.75]]
     """
     return dequantize_with_pairs(layer)[0]
@@ -154,6 +167,18 @@ def _unwrap(layer, pairs):
     return copy
 
 
+def _validate_steps(layer):
+    """Raise if a model that will be wrapped as a whole trains by methods of its own, which would not be called."""
+    if not isinstance(layer, keras.Model) or isinstance(layer, (keras.Sequential, Functional)):
+        return
+    for name in ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics"):
+        if getattr(type(layer), name) is not getattr(keras.Model, name):
+            raise ValueError(
+                f"Argument `layer` must train as `keras.Model` does, but `{type(layer).__name__}` has a `{name}` of "
+                f"its own: quantize the layers or models that it consists of. Received: model {layer.name!r}"
+            )
+
+
 _PLAIN = {QuantDense: keras.layers.Dense, QuantConv2D: keras.layers.Conv2D}
 
 
@@ -163,7 +188,7 @@ def _plain_copy(layer):
     copy = _PLAIN[type(layer)].from_config(config)
     if layer.built:
         copy.build_from_config(layer.get_build_config())
-        _copy_own_variables(layer, copy)
+        copy_own_variables(layer, copy)
     return copy
 
 
@@ -175,6 +200,15 @@ def _validate_built(layer):
             f"Argument `layer` must be built, so that its parameters exist: give the model an `Input` or call "
             f"`build`. Received: unbuilt layer {layer.name!r}"
         )
+    if isinstance(layer, keras.Model) and layer.compiled:
+        try:
+            keras.saving.deserialize_keras_object(layer.get_compile_config())
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "Argument `layer` must be compiled with what Keras can find by its name, since its copy is compiled, "
+                "too: call `compile` on the copy only, or register losses and metrics of your own by "
+                f"`keras.saving.register_keras_serializable`. Received: model {layer.name!r} ({error})"
+            ) from error
 
 
 def _prototype(name, prototype):
@@ -190,6 +224,9 @@ def _prototype(name, prototype):
 
 def _copy(layer):
     """Return a layer of the same class, configuration and weights."""
+    if type(layer) is keras.layers.Lambda:  # without weights; Keras would not make its function from a configuration
+        parts = {"function": layer.function, "output_shape": layer._output_shape, "mask": layer.mask}
+        return type(layer)(**{**keras.layers.Layer.get_config(layer), **parts, "arguments": layer.arguments})
     try:
         copy = type(layer).from_config(layer.get_config())
     except (NotImplementedError, TypeError) as error:
@@ -200,18 +237,20 @@ def _copy(layer):
     if layer.built and not copy.built:
         copy.build_from_config(layer.get_build_config())
         copy.built = True
+    if len(copy.weights) != len(layer.weights):
+        raise ValueError(
+            f"Argument `layer` must make its weights when it is built, but a copy of `{type(layer).__name__}` has "
+            f"{len(copy.weights)} of {len(layer.weights)}: implement `build`. Received: layer {layer.name!r}"
+        )
     for source, target in zip(layer._flatten_layers(), copy._flatten_layers(), strict=True):
-        _copy_own_variables(source, target)
+        copy_own_variables(source, target)
+        if hasattr(source, "save_assets"):  # a vocabulary
+            with tempfile.TemporaryDirectory() as folder:
+                source.save_assets(folder)
+                target.load_assets(folder)
     if isinstance(layer, keras.Model) and layer.compiled:
         copy.compile_from_config(layer.get_compile_config())
     return copy
-
-
-def _copy_own_variables(source, target):
-    """Copy by way of what layers do to save and load, since some derive further state from their weights."""
-    values: dict = {}
-    source.save_own_variables(values)
-    target.load_own_variables({key: np.array(value) for key, value in values.items()})
 
 
 def _candidates(layer):

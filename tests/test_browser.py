@@ -1,4 +1,4 @@
-"""JupyterLab in a real browser: notebook 4 is opened and run to its sliders by mouse, and moving one redraws its figure.
+"""JupyterLab in a real browser: notebook 4 is opened and run to its sliders, and moving one redraws its figure.
 
 Everything happens on a copy of the notebook and of `lqs` (which knows where figures go), with a home of its own.
 """

@@ -151,6 +151,26 @@ def test_float_network_comes_back(rng, tmp_path):
     assert_same(load(tmp_path / "model.lqs"), model, rng)
 
 
+def test_adapted_normalization_comes_back(rng, tmp_path):
+    """It computes with what it derives from its variables."""
+    inputs = (5 * rng.normal(size=(32, 4)) + 3).astype("float32")
+    normalization = L.Normalization()
+    normalization.adapt(inputs)
+    model = quantize(keras.Sequential([keras.Input((4,)), normalization, L.Dense(3)]))
+    save(model, tmp_path / "model.lqs")
+    loaded = load(tmp_path / "model.lqs")
+    np.testing.assert_array_equal(loaded.predict(inputs, verbose=0), model.predict(inputs, verbose=0))
+
+
+@pytest.mark.parametrize("parameter_dtype", ["float16", "bfloat16"])
+def test_parameters_of_half_precision_come_back(parameter_dtype, rng, tmp_path):
+    layer = L.Dense(40, dtype=parameter_dtype)
+    prototype = NestedQuantization("row", rounding="nearest", initial_scale=0.0123)
+    model = quantize(keras.Sequential([keras.Input((30,), dtype="float32"), layer]), prototype, None)
+    save(model, tmp_path / "model.lqs")
+    assert_same(load(tmp_path / "model.lqs"), model, rng)
+
+
 def test_integers_at_the_edges_of_their_bins_come_back(rng, tmp_path):
     model = quantize(dense(), kernel=NestedQuantization("row"))
     for variable, quantizer in quantized_parameters(model):
@@ -303,6 +323,15 @@ def test_model_without_a_configuration(tmp_path):
 def test_code_is_not_written(tmp_path):
     model = keras.Sequential([keras.Input((2,)), L.Lambda(lambda x: x), L.Dense(2)])
     with pytest.raises(ValueError, match="must not have code in it. Received: Lambda"):
+        save(model, tmp_path / "model.lqs")
+    assert not list(tmp_path.iterdir())
+
+
+def test_learned_vocabulary_is_not_lost(tmp_path):
+    lookup = L.StringLookup(output_mode="one_hot", name="words")
+    lookup.adapt(np.array([["a"], ["b"], ["b"]]))
+    model = keras.Sequential([keras.Input((1,), dtype="string"), lookup, L.Dense(2)])
+    with pytest.raises(ValueError, match="Layer 'words' has learned a vocabulary"):
         save(model, tmp_path / "model.lqs")
     assert not list(tmp_path.iterdir())
 

@@ -202,3 +202,9 @@ def test_summary_of_a_quantized_model():
 
 def test_summary_of_a_float_model_is_empty():
     assert summary(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])).empty
+
+
+@pytest.mark.parametrize("value", [3, "model", None])
+def test_summary_of_what_is_not_a_layer(value):
+    with pytest.raises(ValueError, match="Argument `model` must be a Keras layer or model. Received: model="):
+        lqs.summary(value)

@@ -281,7 +281,7 @@ def test_bad_number(name, value):
         lqs.TargetSize(**arguments)
 
 
-@pytest.mark.parametrize("value", [-0.1, 1, 1.5, math.nan])
+@pytest.mark.parametrize("value", [-0.1, 1, 1.5, math.nan, True, "0.2", None])
 def test_bad_ramp(value):
     with pytest.raises(ValueError, match="Argument `ramp` must be a share, from 0 to less than 1. Received: ramp="):
         lqs.TargetSize(bytes=1000, ramp=value)
@@ -293,7 +293,8 @@ def test_bad_bump(value):
         lqs.TargetSize(bytes=1000, bump=value)
 
 
+@pytest.mark.parametrize("name", ["integral", "proportional", "scale_gain"])
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, True, "0.2", None])
-def test_bad_scale_gain(value):
-    with pytest.raises(ValueError, match="Argument `scale_gain` must be a finite number >= 0. Received: scale_gain="):
-        lqs.TargetSize(bytes=1000, scale_gain=value)
+def test_bad_gain(name, value):
+    with pytest.raises(ValueError, match=f"Argument `{name}` must be a finite number >= 0. Received: {name}="):
+        lqs.TargetSize(bytes=1000, **{name: value})

@@ -623,6 +623,27 @@ def test_adapted_preprocessing_is_kept(rng):
     np.testing.assert_allclose(predict(lqs.quantize(model), inputs), predict(model, inputs), atol=1e-3)
 
 
+def test_learned_vocabulary_is_kept():
+    lookup = layers.StringLookup()
+    lookup.adapt(np.array([["a"], ["b"], ["b"]]))
+    words = keras.Input((1,), dtype="string")
+    model = keras.Model(words, layers.Embedding(4, 2)(lookup(words)))
+    assert lqs.quantize(model).layers[1].get_vocabulary() == ["[UNK]", "b", "a"]
+
+
+def test_functions_of_ones_own(rng):
+    """Of a rule, which need not be registered to be copied, and of a `Lambda` layer."""
+    rule = lambda upstream, parameter, integers, scale, axes: -ops.ones_like(scale)  # noqa: E731
+    model = stack((4,), layers.Lambda(lambda x: 2 * x), layers.Dense(3))
+    quantized = lqs.quantize(model, lqs.NestedQuantization(rule=rule, initial_scale=COARSE), None)
+    inputs = inputs_of(model, rng)
+    kernel = np.floor(model.layers[1].kernel.numpy() / COARSE) * COARSE
+    np.testing.assert_allclose(predict(quantized, inputs), 2 * inputs @ kernel, rtol=1e-5)
+    quantized.compile(keras.optimizers.SGD(0.5), "mse")
+    quantized.fit(inputs, np.ones((8, 3)), batch_size=8, verbose=0)
+    assert float(ops.convert_to_numpy(all_quantizers(quantized)[0].scale).squeeze()) == COARSE + 0.5
+
+
 def test_compiled_models_stay_compiled(rng):
     for kind in ("Dense", "subclassed"):
         model = MODELS[kind]()
@@ -783,6 +804,63 @@ def test_unbuilt():
 def test_bad_prototype(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be an `lqs.NestedQuantization`, None or 'default'. Received"):
         lqs.quantize(stack((4,), layers.Dense(3)), **{name: value})
+
+
+@pytest.mark.parametrize("value", [None, "conv"])
+def test_bad_where(value):
+    with pytest.raises(ValueError, match="Argument `where` must be a function .* Received: where="):
+        lqs.quantize(stack((4,), layers.Dense(3)), where=value)
+
+
+def test_compiled_with_an_unregistered_loss():
+    model = stack((4,), layers.Dense(3))
+
+    def own_loss(labels, outputs):
+        return ops.sum((labels - outputs) ** 2)
+
+    model.compile("sgd", own_loss)
+    with pytest.raises(ValueError, match="must be compiled with what Keras can find by its name"):
+        lqs.quantize(model)
+
+
+class OwnStep(Block):
+    def train_step(self, *args, **kwargs):
+        return super().train_step(*args, **kwargs)
+
+
+def test_model_with_a_train_step_of_its_own():
+    with pytest.raises(ValueError, match="but `OwnStep` has a `train_step` of its own: quantize the layers or models"):
+        lqs.quantize(subclassed(OwnStep()))
+
+
+class Unbuilt(keras.Model):
+    """A subclassed model whose layers are built by the first call."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(3)
+
+    def call(self, inputs):
+        return self.dense(inputs["a"])
+
+
+@pytest.mark.skipif(not IS_JAX, reason="on TensorFlow, Keras builds it by a call")
+def test_model_that_makes_its_weights_when_called(rng):
+    model = Unbuilt()
+    model({"a": rng.normal(size=(2, 4))})
+    with (
+        pytest.warns(UserWarning, match="the model cannot be built automatically"),
+        pytest.raises(ValueError, match="a copy of `Unbuilt` has 0 of 2: implement `build`"),
+    ):
+        lqs.quantize(model)
+
+
+def test_layer_that_assigns_a_quantized_parameter(rng):
+    layer = layers.SpectralNormalization(layers.Dense(3), name="spectral")
+    layer.build((None, 4))
+    quantized = lqs.quantize(layer)
+    with pytest.raises(ValueError, match="Layer 'spectral' assigns its parameter '.*kernel' itself.* `where`"):
+        quantized(rng.normal(size=(2, 4)).astype("float32"), training=True)
 
 
 def test_granularity_that_does_not_fit():
