@@ -35,7 +35,6 @@ figures runs:
 
 test: export OMP_NUM_THREADS = 1
 test: export TF_NUM_INTRAOP_THREADS = 1
-test: export TF_NUM_INTEROP_THREADS = 1
 test: $(STAMP)  ## lint, types, tests and doctests on TensorFlow and JAX, every notebook
 	ruff check .
 	ruff format --check .
