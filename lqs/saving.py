@@ -72,22 +72,18 @@ def load(path, max_bytes=MAX_BYTES):
     """
     configuration, tensors = reader.read(path, max_bytes, packing.Decoder)
     _check_safe(configuration, FileFormatError)
-    try:
-        with _forgetting_failed_variables():
-            # Without values at first, so that a configuration cannot ask for more memory than the arrays take.
-            with keras.StatelessScope(initialize_variables=False):
-                model = keras.saving.deserialize_keras_object(configuration)
-                pairs = _match(model, tensors)
-            with keras.StatelessScope():
-                pass  # at its end, Keras gives values to the variables that have none
-    except FileFormatError:
-        raise
-    except Exception as error:  # a configuration can make any layer raise anything
-        raise FileFormatError(f"The model cannot be rebuilt: {_one_line(error)}") from error
+    with _as_format_errors(), _forgetting_failed_variables():
+        # Without values at first, so that a configuration cannot ask for more memory than the arrays take.
+        with keras.StatelessScope(initialize_variables=False):
+            model = keras.saving.deserialize_keras_object(configuration)
+            pairs = _match(model, tensors)
+        with keras.StatelessScope():
+            pass  # at its end, Keras gives values to the variables that have none
     for variable, value in pairs:
         variable.assign(value() if callable(value) else value)
-    for layer in model._flatten_layers():  # some derive further state from their variables when these are loaded
-        copy_own_variables(layer, layer)
+    with _as_format_errors():
+        for layer in model._flatten_layers():  # some derive further state from their variables when these are loaded
+            copy_own_variables(layer, layer)
     return model
 
 
@@ -103,6 +99,17 @@ def pack_model(model, float_dtype="float32"):
     configuration = _configuration(model)
     tensors = [({"name": name, **entry}, sections) for name, entry, sections in _encoded(model, float_dtype)]
     return packing.pack(configuration, tensors)
+
+
+@contextlib.contextmanager
+def _as_format_errors():
+    """Turn every error of the block into a `FileFormatError`: a configuration can make any layer raise anything."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except Exception as error:
+        raise FileFormatError(f"The model cannot be rebuilt: {_one_line(error)}") from error
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
     prototypes = {"kernel": _prototype("kernel", kernel), "bias": _prototype("bias", bias)}
     if not callable(where):
         raise ValueError(f"Argument `where` must be a function of a layer and its variable. Received: where={where!r}")
-    _validate_built(layer)
+    _validate_layer(layer)
     _validate_steps(layer)
     return _clone(layer, lambda node: _wrap(node, prototypes, where))
 
@@ -90,8 +90,8 @@ def dequantize(layer):
         A layer for a layer, a model for a model.
 
     Raises:
-        ValueError: if `layer` is not a built Keras layer, has no configuration to be copied from, or is a layer
-            whose own code makes quantized layers.
+        ValueError: if `layer` is not a built Keras layer, has no configuration to be copied from, is compiled with
+            functions that are not registered, or is a layer whose own code makes quantized layers.
 
     Example:
 
@@ -105,7 +105,7 @@ def dequantize(layer):
 
 def dequantize_with_pairs(layer):
     """Return `dequantize(layer)` and the pairs `(variable of layer, its variable in the copy)`."""
-    _validate_built(layer)
+    _validate_layer(layer)
     pairs: list = []
     copy = _clone(layer, lambda node: _unwrap(node, pairs))
     values = quantize_values(quantized_parameters(layer))
@@ -192,7 +192,8 @@ def _plain_copy(layer):
     return copy
 
 
-def _validate_built(layer):
+def _validate_layer(layer):
+    """Raise unless `layer` is a built Keras layer, whose copy can be compiled if it is."""
     if not isinstance(layer, keras.layers.Layer):
         raise ValueError(f"Argument `layer` must be a Keras layer or model. Received: layer={layer!r}")
     if not layer.built:
