@@ -1,8 +1,14 @@
 """Shared fixtures: seeds, gradients on either backend, save and load."""
 
 import os
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Many tests train the same network: JAX compiles it once. A folder for each process, since JAX writes into it without a lock.
+_COMPILED = tempfile.TemporaryDirectory(prefix="lqs-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+os.environ.update(JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1")
 
 import keras
 import numpy as np
