@@ -1,19 +1,24 @@
 """Shared fixtures: seeds, gradients on either backend, save and load."""
 
 import os
-import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-# Many tests train the same network: JAX compiles it once. A folder for each process, since JAX writes into it without a lock.
-_COMPILED = tempfile.TemporaryDirectory(prefix="lqs-compiled-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
-os.environ.update(JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1")
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """Let JAX compile a network once that many tests train; each process in a folder of its own, which has no lock."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True)
