@@ -1,18 +1,21 @@
-"""Shared fixtures: seeds, gradients on either backend, save and load."""
+"""Shared fixtures: seeds, gradients on either backend, save and load.
+
+Keras is imported where it is used: the process that hands the tests out to others does without.
+"""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 import numpy as np
 import pytest
-from keras import ops
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_once(tmp_path_factory):
     """Let JAX compile a network once that many tests train; each process in a folder of its own, which has no lock."""
+    import keras
+
     if keras.backend.backend() == "jax":
         import jax
 
@@ -23,6 +26,8 @@ def _compiled_once(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _reproducible():
+    import keras
+
     keras.utils.set_random_seed(42)
     yield
     keras.config.set_dtype_policy("float32")
@@ -45,6 +50,7 @@ def _tensorflow_gradients(loss, weights, parameter):
 
 def _jax_gradients(loss, weights, parameter):
     import jax
+    import keras
 
     def stateless(parameter, values):
         with keras.StatelessScope(list(zip(weights, values, strict=True)), collect_losses=True):
@@ -60,6 +66,9 @@ def gradients():
 
     `w` is the layer's weight: the scale, or its logarithm; or the weights that are given, each with a gradient.
     """
+    import keras
+    from keras import ops
+
     compute = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients}[keras.backend.backend()]
 
     def run(layer, parameter, upstream, weights=None):
@@ -77,6 +86,7 @@ def gradients():
 @pytest.fixture
 def reload(tmp_path):
     """Function that saves a model as `.keras` and loads it, without `custom_objects`."""
+    import keras
 
     def run(model):
         model.save(tmp_path / "model.keras")
