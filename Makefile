@@ -7,11 +7,11 @@ STAMP := .venv/.installed
 # Those that train are not among the first few: begun in reverse, two processes end together.
 NOTEBOOKS := $(shell ls -r notebooks/*.ipynb 2>/dev/null)
 PYTEST := pytest -q -n 2
-# Tests spend most of their time compiling what runs for milliseconds: less of LLVM takes a quarter off JAX's.
-QUICK_TO_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
-UNIT := MPLBACKEND=Agg XLA_FLAGS="$(QUICK_TO_COMPILE)" $(PYTEST) --dist=worksteal --doctest-modules tests lqs
+UNIT := $(PYTEST) --dist=worksteal --doctest-modules tests lqs
 # What starts processes of its own, or computes with NumPy alone: one backend will do.
 ONCE := $(patsubst %,tests/test_%.py,batches browser data diagrams figures files frame fuzz packing reader references related_work)
+# On JAX the tests spend most of their time compiling what runs for milliseconds: less of LLVM takes a quarter off.
+QUICK_TO_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 # Its other options: notebooks/profiles/default. After kill -9 Snakemake's own lock stays, and so do the jobs, which hold
 # .run.lock until they end: only then may the next run unlock.
 SNAKEMAKE := snakemake --snakefile notebooks/Snakefile --directory . --cores $(CORES)
@@ -40,8 +40,8 @@ test: $(STAMP)  ## lint, types, tests and doctests on TensorFlow and JAX, every 
 	ruff check .
 	ruff format --check .
 	mypy
-	KERAS_BACKEND=tensorflow $(UNIT)
-	KERAS_BACKEND=jax $(UNIT) $(ONCE:%=--ignore=%)
+	MPLBACKEND=Agg KERAS_BACKEND=tensorflow $(UNIT)
+	MPLBACKEND=Agg KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_TO_COMPILE)" $(UNIT) $(ONCE:%=--ignore=%)
 ifneq ($(NOTEBOOKS),)
 	$(PYTEST) --dist=loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
 else

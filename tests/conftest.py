@@ -1,20 +1,17 @@
-"""Shared fixtures: seeds, gradients on either backend, save and load.
-
-Keras is imported where it is used: the process that hands the tests out to others does without.
-"""
+"""Shared fixtures: seeds, gradients on either backend, save and load."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 import pytest
+from keras import ops
 
 
 @pytest.fixture(autouse=True)
 def _reproducible():
-    import keras
-
     keras.utils.set_random_seed(42)
     yield
     keras.config.set_dtype_policy("float32")
@@ -37,7 +34,6 @@ def _tensorflow_gradients(loss, weights, parameter):
 
 def _jax_gradients(loss, weights, parameter):
     import jax
-    import keras
 
     def stateless(parameter, values):
         with keras.StatelessScope(list(zip(weights, values, strict=True)), collect_losses=True):
@@ -53,9 +49,6 @@ def gradients():
 
     `w` is the layer's weight: the scale, or its logarithm; or the weights that are given, each with a gradient.
     """
-    import keras
-    from keras import ops
-
     compute = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients}[keras.backend.backend()]
 
     def run(layer, parameter, upstream, weights=None):
@@ -73,7 +66,6 @@ def gradients():
 @pytest.fixture
 def reload(tmp_path):
     """Function that saves a model as `.keras` and loads it, without `custom_objects`."""
-    import keras
 
     def run(model):
         model.save(tmp_path / "model.keras")
