@@ -7,9 +7,9 @@ STAMP := .venv/.installed
 # Those that train are not among the first few: begun in reverse, two processes end together.
 NOTEBOOKS := $(shell ls -r notebooks/*.ipynb 2>/dev/null)
 PYTEST := pytest -q -n 2
-UNIT := $(PYTEST) --dist=worksteal --doctest-modules tests lqs
+UNIT := $(PYTEST) --dist=worksteal --doctest-modules tests lqs study
 # What starts processes of its own, or computes with NumPy alone: one backend will do.
-ONCE := $(patsubst %,tests/test_%.py,batches browser data diagrams figures files frame fuzz packing reader references related_work)
+ONCE := $(patsubst %,tests/study/test_%.py,batches browser datasets diagrams figures downloads references related_work) $(patsubst %,tests/file/test_%.py,fuzz writer reader) tests/test_frame.py
 # On JAX the tests spend most of their time compiling what runs for milliseconds: less of LLVM takes a quarter off.
 QUICK_TO_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 # Its other options: notebooks/profiles/default. After kill -9 Snakemake's own lock stays, and so do the jobs, which hold

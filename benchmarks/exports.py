@@ -22,10 +22,10 @@ import pandas as pd
 from ai_edge_litert.interpreter import Interpreter
 
 import lqs
-from lqs import deployment
-from lqs.configs import Config
-from lqs.records import DATA, RUNS
-from lqs.training import batches, load_dataset
+from lqs import export
+from study.configs import Config
+from study.paths import DATA, RUNS
+from study.training import batches, load_dataset
 
 TABLE = DATA / "exports.csv"
 BATCH_SIZE = 200
@@ -67,7 +67,7 @@ def by_keras(path):
     return lambda images: model.predict(images, verbose=0)
 
 
-def export(model, folder, is_lqs_only=False):
+def write_all(model, folder, is_lqs_only=False):
     """Write `model` in every format and return `{description: (path, types of its parameters, runtime)}`."""
     lqs.save(model, folder / "exact.lqs")
     lqs.save(model, folder / "float16.lqs", float_dtype="float16")
@@ -78,8 +78,8 @@ def export(model, folder, is_lqs_only=False):
     if is_lqs_only:
         return formats
     for name, write, suffix, runtime in (
-        ("ONNX", deployment.export_onnx, ".onnx", by_onnx),
-        ("LiteRT", deployment.export_litert, ".tflite", by_litert),
+        ("ONNX", export.export_onnx, ".onnx", by_onnx),
+        ("LiteRT", export.export_litert, ".tflite", by_litert),
     ):
         path = folder / f"quantized{suffix}"
         formats[name] = (path, write(model, path)["stored"], runtime)
@@ -98,7 +98,7 @@ def rows_of(path, is_lqs_only):
     images, labels = test_examples(config)
     rows, classes = [], None
     with tempfile.TemporaryDirectory() as folder:
-        for name, (file, types, runtime) in export(lqs.load(path), Path(folder), is_lqs_only).items():
+        for name, (file, types, runtime) in write_all(lqs.load(path), Path(folder), is_lqs_only).items():
             outputs = runtime(file)
             found = [outputs(images[i : i + BATCH_SIZE]).argmax(axis=-1) for i in range(0, len(images), BATCH_SIZE)]
             found = np.concatenate(found)

@@ -20,12 +20,12 @@ from hgq.utils import trace_minmax
 from peers import write_rows
 
 import lqs
-from lqs import data
-from lqs.configs import make_config
-from lqs.models import dense_network
-from lqs.sizes import file_bytes, fp32_bytes
-from lqs.statistics import quantized_parameters
-from lqs.training import STEPS_PER_EXECUTION, fit
+from lqs.file.sizes import file_bytes, fp32_bytes
+from lqs.inspection import quantized_parameters
+from study import datasets
+from study.configs import make_config
+from study.networks import dense_network
+from study.training import STEPS_PER_EXECUTION, fit
 
 SEEDS = (42, 43)
 BETAS = (1e-8, 1e-7, 1e-6, 1e-5)  # the last is HGQ2's default
@@ -151,7 +151,7 @@ def main():
     parser.add_argument("--betas", type=float, nargs="+", default=BETAS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     arguments = parser.parse_args()
-    dataset = data.load("mnist")
+    dataset = datasets.load("mnist")
     for seed in arguments.seeds:
         for beta in arguments.betas:
             rows, further = measure(dataset, beta, seed)

@@ -16,7 +16,7 @@ import zipfile
 
 import numpy as np
 
-from lqs import packing, reader
+from lqs.file import reader, writer
 
 STAGES = [(64, 64, 4), (64, 128, 1), (128, 128, 3), (128, 256, 1), (256, 256, 3), (256, 512, 1), (512, 512, 3)]
 SHAPES = [(7, 7, 3, 64), *[(3, 3, i, o) for i, o, count in STAGES for _ in range(count)]]
@@ -61,8 +61,8 @@ def entropy_bytes(arrays):
 def encode(arrays):
     """Return the `.lqs` bytes of integers whose scales are one number each."""
     scale = np.ones((1, 1, 1, 1), "float32")
-    encoded = [packing.encode_integers(array, scale) for array in arrays]
-    return packing.pack({}, [({"name": str(i), **entry}, s) for i, (entry, s) in enumerate(encoded)])
+    encoded = [writer.encode_integers(array, scale) for array in arrays]
+    return writer.pack({}, [({"name": str(i), **entry}, s) for i, (entry, s) in enumerate(encoded)])
 
 
 def others(arrays):
@@ -100,7 +100,7 @@ def main():
         bound = entropy_bytes(arrays)
         pack = functools.partial(encode, arrays)
         content, encoding = best_time(pack)
-        parse = functools.partial(reader.parse, content, decoder=packing.Decoder)
+        parse = functools.partial(reader.parse, content, decoder=writer.Decoder)
         _, decoding = best_time(parse)
         print(
             f"\n{size:,} parameters, spread {spread}: {8 * bound / size:.2f} bits of entropy each, {bound:,.0f} bytes"

@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 import lqs
-from lqs import data
-from lqs.configs import make_config
-from lqs.models import dense_network
-from lqs.records import DATA
-from lqs.sizes import file_bytes, fp32_bytes
-from lqs.statistics import quantized_parameters
-from lqs.training import weights_path
+from lqs.file.sizes import file_bytes, fp32_bytes
+from lqs.inspection import quantized_parameters
+from study import datasets
+from study.configs import make_config
+from study.networks import dense_network
+from study.paths import DATA
+from study.training import weights_path
 
 SEEDS = (42, 43, 44, 45, 46)
 MODES = {
@@ -76,7 +76,7 @@ def write_rows(rows, path=DATA / "peers.csv"):
 
 def main():
     """Write the rows."""
-    dataset = data.load("mnist")
+    dataset = datasets.load("mnist")
     images = dataset.x_test * np.float32(1 / 255)
     rows = []
     for seed in SEEDS:

@@ -15,10 +15,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 import numpy as np
 
-from lqs import training
-from lqs.configs import PRECISIONS, make_config
-from lqs.data import Dataset
-from lqs.epochs import initial_state, make_epoch
+from study import training
+from study.configs import PRECISIONS, make_config
+from study.datasets import Dataset
+from study.gpu.epochs import initial_state, make_epoch
 
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "imagenette": (256, 256, 3)}
 NUM_CLASSES = 10

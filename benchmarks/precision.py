@@ -15,9 +15,10 @@ import jax
 import pandas as pd
 from keras.src import ops  # what Keras's layers call
 
-from lqs import training
-from lqs.configs import make_config
-from lqs.records import DATA, read_record
+from study import training
+from study.configs import make_config
+from study.paths import DATA
+from study.records import read_record
 
 TABLE = DATA / "precision.csv"
 STRENGTHS = (0.0, 1e-11, 1e-10, 1e-9, 1e-8)

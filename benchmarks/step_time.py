@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 import lqs
-from lqs.models import NETWORKS
+from study.networks import NETWORKS
 
 # name: (network, input shape, batch size, steps per round)
 SETTINGS = {"mnist": ("dense", (28, 28, 1), 32, 400), "cifar10": ("cifar10", (32, 32, 3), 128, 20)}

@@ -1,8 +1,13 @@
 """Learned weight quantization for Keras: nested quantization layers with trainable scale factors."""
 
 from lqs.codebooks import Codebook, DeepCompression, LQNets, TrainedTernary
+from lqs.control import TargetSize
+from lqs.conversion import dequantize, quantize
+from lqs.file.reader import FileFormatError
+from lqs.file.saving import load, save
+from lqs.file.sizes import size_report
+from lqs.inspection import summary
 from lqs.layers import QuantConv2D, QuantDense, QuantizedLayer, QuantizedModel, QuantizedParameters
-from lqs.nested import MIN_SCALE, NestedQuantization
 from lqs.penalties import (
     BinaryPenalty,
     CodeLengthPenalty,
@@ -15,7 +20,7 @@ from lqs.penalties import (
     SinReQPenalty,
     WaveQPenalty,
 )
-from lqs.reader import FileFormatError
+from lqs.quantizer import MIN_SCALE, NestedQuantization
 from lqs.rounding import (
     QIL,
     BinaryConnect,
@@ -27,10 +32,5 @@ from lqs.rounding import (
     XnorNet,
 )
 from lqs.rules import Frozen, GradientRatio, Measured, Rule, StraightThrough
-from lqs.saving import load, save
-from lqs.sizes import size_report
-from lqs.statistics import summary
-from lqs.target import TargetSize
-from lqs.wrapping import dequantize, quantize
 
 __version__ = "0.1.0"

@@ -7,9 +7,9 @@ import click
 import keras
 
 import lqs
-from lqs import packing, reader
-from lqs.files import replacing
-from lqs.saving import load, save
+from lqs.file import reader, writer
+from lqs.file.atomic import replacing
+from lqs.file.saving import load, save
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW = click.Path(dir_okay=False, path_type=Path)
@@ -25,7 +25,7 @@ def commands():
 @click.argument("path", type=EXISTING)
 def info(path):
     """Print what is in a .lqs file: a line for each array, and where its bytes go."""
-    configuration, tensors = reader.read(path, decoder=packing.Decoder)
+    configuration, tensors = reader.read(path, decoder=writer.Decoder)
     version = path.read_bytes()[len(reader.MAGIC)]
     click.echo(f"{configuration.get('class_name')} of {len(tensors)} arrays, format {version}")
     rows = [("array", "shape", "integers", "unique", "codes", "table", "scale", "values")]

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras.src.backend.common.variables import AutocastScope  # has no public name
 
-from lqs.nested import NestedQuantization
+from lqs.quantizer import NestedQuantization
 
 
 class _SubstitutionScope(keras.StatelessScope):

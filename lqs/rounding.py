@@ -13,8 +13,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from lqs.measures import is_large
 from lqs.rules import FLOAT32_EPSILON, MinValue, add_strength, is_within, validate_strength
+from lqs.scales import is_large
 
 MIN_HALF_WIDTH = 1e-3
 

@@ -15,7 +15,7 @@ import math
 import keras
 from keras import ops
 
-from lqs.measures import MEASURES, get_measure
+from lqs.scales import MEASURES, get_measure
 
 FLOAT32_EPSILON = 2.0**-23
 DEFAULT_THRESHOLD = 1e-10
@@ -255,7 +255,7 @@ class Measured(Rule):
 
     Args:
         measure: `"max"` (min-max, Jacob et al. 2018), `"mean"` (XNOR-Net, Rastegari et al. 2016) or `"ternary"` (TWN,
-            Li et al. 2016); see `lqs.measures`.
+            Li et al. 2016); see `lqs.scales`.
 
     Raises:
         ValueError: if the measure is unknown.

@@ -1,0 +1,168 @@
+"""`TargetSize`: ask for the size of the file, not for the rate of a penalty."""
+
+import math
+import warnings
+
+import keras
+import numpy as np
+
+from lqs.file.sizes import file_bytes, fp32_bytes, size_report
+from lqs.penalties import Penalty
+from lqs.quantizer import MIN_SCALE, nested_layers
+from lqs.rules import validate_strength
+
+RATE_RANGE = 1e6  # how far from where it starts a rate may go, either way
+SCALES_FROM = 0.5  # share of the training from which on scales are moved, too
+SPARSE_BITS = 0.4  # per penalized parameter, below which they are not
+
+
+class TargetSize(keras.callbacks.Callback):
+    """Steers the rate of the penalties during `fit`, so that the `.lqs` file gets the size that is asked for.
+
+    The size is that of the file that `lqs.save` would write. With `t` the share of the training that is over, it
+    follows the reference
+
+        target * exp(bump * sin(pi * t)) * (size at first / target) ** (max(0, 1 - t / ramp) ** 2)
+
+    which comes from above, since files shrink by themselves while the learning rate decays, and what has once become
+    zero hardly comes back. With the error `e = log(size / reference)`, every update multiplies all rates by
+
+        exp(integral * e + proportional * (e - e of the update before))
+
+    a proportional-integral controller of the logarithm of the rate. It starts from the rates that the penalties have.
+    For `lqs.CodeLengthPenalty` beside cross-entropy, `1e-6 * ratio**2.5` is near where our networks on MNIST end. The
+    controller is tuned to sparse networks: notebook 15 has the errors, by what was asked for.
+
+    A rate acts by way of the learning rate, and no longer when that has decayed. In the second half of the training the
+    scales of all penalized parameters are therefore multiplied as well, by
+
+        exp(scale_gain * ln(2) * max(b - 0.4, 0) * e)
+
+    with `b` the bits of the file per penalized parameter: integers of a scale `f` times as large take `log2(f)` bits
+    less each, as long as few of them are zero. In a sparser network the rate holds out longer, and a scale must not be
+    moved: the many elements that lie just where they become zero would do so together.
+
+    Args:
+        bytes: size of the file to end at.
+        ratio: instead, how many times smaller it is to be than the float32 parameters of the float network.
+        num_updates: number of updates over the whole training, evenly spaced.
+        ramp: share of the training in which the reference falls.
+        integral, proportional: gains of the controller.
+        bump: logarithm of how much larger than the target the reference is halfway.
+        scale_gain: share of the error that every update of the scales corrects; 0 leaves them to the optimizer.
+        tolerance: relative error of the size at the end from which on a warning is given.
+
+    Attributes:
+        history: list of `(share of the training, size, reference, rate)`, one for each update.
+
+    Raises:
+        ValueError: if not exactly one of `bytes` and `ratio` is given, or an argument is out of range; when training
+            starts, if the model has no penalty with a positive rate, or what is not integers alone takes more.
+
+    Example:
+
+    >>> TargetSize(bytes=3000).bytes
+    3000
+    """
+
+    def __init__(
+        self,
+        bytes=None,
+        ratio=None,
+        num_updates=100,
+        ramp=0.05,
+        integral=0.3,
+        proportional=1.0,
+        bump=0.21,
+        scale_gain=0.7,
+        tolerance=0.03,
+    ):
+        super().__init__()
+        if (bytes is None) == (ratio is None):
+            raise ValueError(f"Give one of `bytes` and `ratio`. Received: bytes={bytes!r}, ratio={ratio!r}")
+        numbers = {"bytes": bytes, "ratio": ratio, "num_updates": num_updates, "tolerance": tolerance}
+        for name, value in numbers.items():
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < value < math.inf):
+                raise ValueError(f"Argument `{name}` must be a positive number. Received: {name}={value!r}")
+        if isinstance(ramp, bool) or not isinstance(ramp, (int, float)) or not 0 <= ramp < 1:
+            raise ValueError(f"Argument `ramp` must be a share, from 0 to less than 1. Received: ramp={ramp!r}")
+        if isinstance(bump, bool) or not isinstance(bump, (int, float)) or not math.isfinite(bump):
+            raise ValueError(f"Argument `bump` must be a finite number. Received: bump={bump!r}")
+        gains = {"integral": integral, "proportional": proportional, "scale_gain": scale_gain}
+        integral, proportional, scale_gain = (validate_strength(name, gain) for name, gain in gains.items())
+        self.bytes, self.ratio, self.num_updates, self.ramp = bytes, ratio, num_updates, ramp
+        self.integral, self.proportional = integral, proportional
+        self.bump, self.scale_gain, self.tolerance = bump, scale_gain, tolerance
+
+    def on_train_begin(self, logs=None):
+        self.penalties = [layer for layer in self.model._flatten_layers() if isinstance(layer, Penalty)]
+        rates = {float(penalty.rate) for penalty in self.penalties}
+        if not rates or min(rates) <= 0:
+            raise ValueError(
+                "Callback `TargetSize` needs a model whose penalties have positive rates to start from. "
+                f"Received: rates {sorted(rates)}"
+            )
+        self.target = self.bytes or fp32_bytes(self.model) / self.ratio
+        fixed = self._fixed_bytes()
+        if self.target <= fixed:
+            raise ValueError(
+                f"The requested size must be more than the {fixed:,} bytes of what is not integers: header, scales and "
+                f"parameters that are not quantized. Received: {self.target:,.0f} bytes"
+            )
+        self.lowest, self.highest = min(rates) / RATE_RANGE, max(rates) * RATE_RANGE
+        self.first_size, self.error, self.history, self.next_update = file_bytes(self.model), 0.0, [], 1
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._update_if_due((self.epoch + (batch + 1) / (self.params["steps"] or math.inf)) / self.params["epochs"])
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._update_if_due((epoch + 1) / self.params["epochs"])
+
+    def on_train_end(self, logs=None):
+        size = file_bytes(self.model)
+        if abs(size / self.target - 1) > self.tolerance:
+            warnings.warn(
+                f"The file takes {size:,} bytes, and {self.target:,.0f} were asked for: "
+                "train longer, or ask for a size that this network and task admit.",
+                stacklevel=2,
+            )
+
+    def _update_if_due(self, share):
+        if share * self.num_updates >= self.next_update:  # one, even if several would have been due
+            self.next_update = math.floor(share * self.num_updates) + 1
+            self._update(share)
+
+    def _update(self, share):
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # during an epoch the variables lag behind
+        size = file_bytes(self.model)
+        reference = self._reference(min(share, 1.0))
+        error = math.log(size / reference)
+        factor = math.exp(self.integral * error + self.proportional * (error - self.error))
+        for penalty in self.penalties:
+            penalty.rate.assign(min(max(factor * float(penalty.rate), self.lowest), self.highest))
+        if share > SCALES_FROM and self.scale_gain:
+            self._rescale(size, error)
+        self.error = error
+        self.history.append((share, size, reference, float(self.penalties[0].rate)))
+
+    def _rescale(self, size, error):
+        layers = [layer for layer in nested_layers(self.model) if layer.penalty is not None]
+        bits = 8 * size / sum(layer.size for layer in layers)
+        factor = math.exp(self.scale_gain * math.log(2) * max(bits - SPARSE_BITS, 0) * error)
+        for layer in (layer for layer in layers if layer.scale_weight.trainable):
+            scale = factor * keras.ops.convert_to_numpy(layer.scale)
+            layer.scale_weight.assign(layer.scale_weight_of(np.maximum(scale, MIN_SCALE).astype("float32")))
+
+    def _reference(self, share):
+        left = max(0.0, 1 - share / self.ramp) ** 2 if self.ramp else 0.0
+        above = math.exp(self.bump * math.sin(math.pi * share))
+        return self.target * (self.first_size / self.target) ** left * above
+
+    def _fixed_bytes(self):
+        sizes = size_report(self.model)["file_bytes"]
+        return int(sizes[["scales", "other variables", "header"]].sum())

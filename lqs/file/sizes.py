@@ -1,0 +1,147 @@
+"""Size of a quantized model, every byte counted, beside the thesis's accounting."""
+
+import io
+import math
+import zipfile
+
+import numpy as np
+import pandas as pd
+
+from lqs.file import reader, writer
+from lqs.file.saving import pack_model, plain_variables
+from lqs.inspection import entropy_bits, quantized_parameters, to_numpy
+from lqs.quantizer import nested_layers
+
+COLUMNS = ["elements", "fp32_bytes", "fp32_zip_bytes", "zip_bytes", "fixed_bytes", "entropy_bytes", "file_bytes"]
+LAST_PARTS = ["tables", "scales", "other variables", "header"]
+
+
+def size_report(model, float_dtype="float32"):
+    """Return a table of where the bytes of a model go, by five ways to count; its columns add up.
+
+    | row | what it is |
+    | --- | --- |
+    | one per quantized parameter | its integers |
+    | `tables` | how probable the integers are, for the entropy coder |
+    | `scales` | of all quantized parameters |
+    | `other variables` | what is not quantized, and the strengths of rules and penalties |
+    | `header` | architecture, names, shapes, checksum; for a zip, its directory |
+    | `total` | the sum |
+
+    | column | how the bytes are counted |
+    | --- | --- |
+    | `fp32_bytes` | four for each parameter of the float network, which has no scales and no strengths |
+    | `fp32_zip_bytes` | the same as a zip |
+    | `zip_bytes` | the thesis's accounting: a zip of the integers, nothing else |
+    | `fixed_bytes` | integers in as many bits as their range needs, the rest as it is |
+    | `entropy_bytes` | integers by the empirical entropy of their parameter, the rest as it is |
+    | `file_bytes` | what `lqs.save` writes |
+
+    `elements` is the number of elements, and `beyond_int8` says whether int8 does not hold a parameter's integers: the
+    thesis's cast would have wrapped around; the zip counted here has a wider type then.
+
+    Args:
+        model: a built `keras.Model`. One read from a `.lqs` file has parameters that zip better than before.
+        float_dtype: the argument of `lqs.save`.
+
+    Returns:
+        `pandas.DataFrame` with the parts as index.
+
+    Raises:
+        ValueError: as `lqs.save` does.
+
+    Example:
+
+    >>> import keras
+    >>> from lqs.conversion import quantize
+    >>> report = size_report(quantize(keras.Sequential([keras.Input((9,)), keras.layers.Dense(50)])))
+    >>> report.loc["total", ["elements", "fp32_bytes"]].tolist()
+    [504, 2000]
+    """
+    content = pack_model(model, float_dtype)
+    tensors = reader.parse(content, decoder=writer.Decoder)[1]
+    variables = plain_variables(model)
+    quantizers = {id(variable): quantizer for variable, quantizer in quantized_parameters(model)}
+    parameters = {id(variable) for variable in float_parameters(model)}
+    rows: list[dict] = [{"part": part, "file_bytes": 0} for part in LAST_PARTS]
+    for variable, tensor in zip(variables, tensors, strict=False):
+        value, quantizer = to_numpy(variable.value), quantizers.get(id(variable))
+        sections = tensor.sections
+        row = {"elements": value.size, "file_bytes": sections.get("values", 0) + sections.get("codes", 0)}
+        row["floats"] = value.astype("float32") if id(variable) in parameters else None
+        if quantizer is None:
+            rows.append({"part": "other variables", **row, **_as_it_is(value)})
+            continue
+        scale = to_numpy(quantizer.scale)
+        rows.append({"part": variable.path, **row, **_as_integers(to_numpy(quantizer.integers(variable.value)))})
+        rows.append({"part": "tables", "file_bytes": sections.get("table", 0)})
+        sizes = {"elements": scale.size, "file_bytes": sections.get("scale", 0)}
+        rows.append({"part": "scales", **sizes, **_as_it_is(scale)})
+    rows += [{"part": "scales", "file_bytes": tensor.sections["values"]} for tensor in tensors[len(variables) :]]
+    rows.append({"part": "header", "file_bytes": len(content) - sum(row["file_bytes"] for row in rows)})
+    return _table(rows)
+
+
+def file_bytes(model):
+    """Return the number of bytes that `lqs.save` writes for a model."""
+    return len(pack_model(model))
+
+
+def fp32_bytes(model):
+    """Return four bytes for each parameter of the float network that a model is made of."""
+    return 4 * sum(math.prod(variable.shape) for variable in float_parameters(model))
+
+
+def float_parameters(model):
+    """Return the variables of a model that the float network has: no scales, no strengths, no states of seeds."""
+    nested = {id(variable) for layer in nested_layers(model) for variable in layer.variables}
+    return [v for v in plain_variables(model) if v.dtype in reader.FLOATS and id(v) not in nested]
+
+
+def zip_archive(arrays):
+    """Return the archive of `zipped_bytes` as an `io.BytesIO`, and the `numpy.dtype` of its members."""
+    dtype = np.result_type(*arrays)
+    if dtype.kind == "i":
+        lowest, highest = min(a.min() for a in arrays), max(a.max() for a in arrays)
+        dtype = np.min_scalar_type(min(int(lowest), -int(highest) - 1))  # the smallest signed type for both
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for index, array in enumerate(arrays):
+            archive.writestr(str(index), array.astype(dtype).tobytes())
+    return buffer, dtype
+
+
+def _as_it_is(value):
+    return {"fixed_bytes": value.nbytes, "entropy_bytes": value.nbytes}
+
+
+def _as_integers(integers):
+    lowest, highest = (int(integers.min()), int(integers.max())) if integers.size else (0, 0)
+    return {
+        "integers": integers,
+        "beyond_int8": lowest < -128 or highest > 127,
+        "fixed_bytes": -(-(highest - lowest).bit_length() * integers.size // 8),
+        "entropy_bytes": math.ceil(entropy_bits(integers) * integers.size / 8),
+    }
+
+
+def _table(rows):
+    """Return the table of rows, with the two zips of all of them, equal parts joined and the total."""
+    for column, of in (("zip_bytes", "integers"), ("fp32_zip_bytes", "floats")):
+        zipped = [row for row in rows if row.get(of) is not None]
+        num_bytes = 0
+        if zipped:
+            buffer, _ = zip_archive([row[of] for row in zipped])
+            members = zipfile.ZipFile(buffer).infolist()
+            for row, member in zip(zipped, members, strict=True):
+                row[column] = member.compress_size
+            num_bytes = buffer.getbuffer().nbytes - sum(member.compress_size for member in members)
+        rows[-1][column] = num_bytes
+    for row in rows:
+        row["fp32_bytes"] = 0 if row.get("floats") is None else 4 * row["floats"].size
+    table = pd.DataFrame(rows).reindex(columns=["part", *COLUMNS, "beyond_int8"])
+    table["beyond_int8"] = table["beyond_int8"].eq(True)
+    table = table.groupby("part", sort=False).agg({**dict.fromkeys(COLUMNS, "sum"), "beyond_int8": "any"})
+    table = table.loc[[*table.index.difference(LAST_PARTS, sort=False), *LAST_PARTS]]
+    table.loc["total"] = table.agg({**dict.fromkeys(COLUMNS, "sum"), "beyond_int8": "any"})
+    return table.astype({**dict.fromkeys(COLUMNS, int), "beyond_int8": bool})

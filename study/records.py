@@ -1,0 +1,106 @@
+"""Run records: one JSON file per training run, `<root>/<dataset>/<id>.json`, written whole or not at all.
+
+`data/README.md` gives the meaning of each field.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from lqs.file.atomic import write_atomically
+from study.configs import Config
+from study.paths import PUBLISHED, RUNS
+
+PUBLISHED_QUANTITIES = ("accuracy", "unique", "min", "max", "zip_megabytes")
+# What notebooks ask every table for, but a float run lacks.
+STATISTICS = ("unique", "min", "max", "zeros", "entropy_bits")
+
+
+def record_path(config, root=RUNS):
+    """Return where the record of `config` lies or will lie."""
+    return Path(root) / config.dataset / f"{config.id}.json"
+
+
+def write_record(record, root=RUNS):
+    """Write a record and return its path; a crash in the middle leaves no file, or the old one."""
+    path = record_path(Config(**record["config"]), root)
+    write_atomically(path, (json.dumps(record, indent=None, separators=(",", ":")) + "\n").encode())
+    return path
+
+
+def read_record(config, root=RUNS):
+    """Return the record of `config`, or `None` if it has not been run.
+
+    Raises:
+        ValueError: if the file is not a record of this configuration.
+    """
+    path = record_path(config, root)
+    if not path.exists():
+        return None
+    record = _load(path)
+    if Config(**record["config"]) != config:
+        raise ValueError(f"{path} is the record of another configuration: {record['config']}")
+    return record
+
+
+def read_records(root=RUNS, dataset="*"):
+    """Return all records under `root`, of one dataset or of all, as one table with one row per run.
+
+    Columns are the fields of `config`, `environment` and `final`; `history` and `parameters` hold their lists.
+    The columns `rule`, `penalty` and `id` are derived from the configuration.
+
+    Args:
+        root: folder of the records.
+        dataset: name of a dataset.
+
+    Returns:
+        `pandas.DataFrame`, sorted by id; empty if there is none.
+    """
+    paths = sorted(Path(root).glob(f"{dataset}/*.json"))
+    return to_table(_load(path) for path in paths)
+
+
+def to_table(records):
+    """Return the table of `read_records` for the given records; without any, it has the columns all the same."""
+    table = pd.DataFrame([_row(record) for record in records])
+    known = [field.name for field in dataclasses.fields(Config)]
+    known += ["seconds", "val_accuracy", "val_cross_entropy", *STATISTICS, "zip_bytes", "fp32_bytes", "file_bytes"]
+    missing = [name for name in [*known, "history", "parameters"] if name not in table]
+    return table.assign(**dict.fromkeys(missing, float("nan")))
+
+
+def read_published(dataset, path=PUBLISHED):
+    """Return the thesis's values for one dataset, one row per setting, a column per quantity.
+
+    They are read from the submitted text and off its plots, to about two digits. Accuracies are in percent,
+    sizes in 10**6 bytes. What the text does not name (a granularity, a regime, a strength) is missing.
+
+    Example:
+
+    >>> table = read_published("mnist").query("method == 'nested' and strength == 1e-9")
+    >>> table[["granularity", "accuracy", "unique"]].to_numpy().tolist()
+    [['row', 93.0, 8.0], ['scalar', 90.5, 7.5]]
+    """
+    values = pd.read_csv(path)
+    keys = ["method", "granularity", "regime", "strength"]
+    rows = values[values["dataset"] == dataset].set_index([*keys, "quantity"])["value"]
+    table = rows.unstack("quantity").reindex(columns=list(PUBLISHED_QUANTITIES))
+    return table.reset_index().rename_axis(columns=None)
+
+
+def _load(path):
+    try:
+        record = json.loads(path.read_text())
+        Config(**record["config"])
+        return {key: record[key] for key in ("config", "environment", "history", "final", "parameters")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a run record: {error!r}") from error
+
+
+def _row(record):
+    config = Config(**record["config"])
+    derived = {"id": config.id, "rule": config.rule, "penalty": config.penalty}
+    lists = {"history": record["history"], "parameters": record["parameters"]}
+    return {**dataclasses.asdict(config), **derived, **record["environment"], **record["final"], **lists}

@@ -1,0 +1,112 @@
+"""Tests of `lqs.file.sizes`."""
+
+import math
+import os
+import zlib
+
+import keras
+import numpy as np
+import pytest
+
+from lqs.conversion import quantize
+from lqs.file.reader import FLOATS
+from lqs.file.saving import save
+from lqs.file.sizes import COLUMNS, file_bytes, fp32_bytes, size_report
+from lqs.inspection import entropy_bits, model_integers, quantized_parameters, to_numpy
+from lqs.quantizer import NestedQuantization
+from study.networks import NETWORKS
+from study.statistics import zipped_bytes
+
+L = keras.layers
+
+
+@pytest.fixture(params=["linear", "log"])
+def model(rng, request):
+    """Return a network of 4·30 + 30 quantized parameters, 120 of BatchNormalization and 30·2 + 2 in float."""
+    layers = [
+        keras.Input((4,)),
+        L.Dense(30, name="first"),
+        L.BatchNormalization(),
+        L.Dropout(0.5),
+        L.Dense(2, name="last"),
+    ]
+    model = keras.Sequential(layers)
+    prototypes = [NestedQuantization(granularity, parametrization=request.param) for granularity in ("row", "scalar")]
+    model = quantize(model, *prototypes, lambda layer, _: layer.name == "first")
+    for variable, quantizer in quantized_parameters(model):
+        scale = np.full(quantizer.scale.shape, 0.5, "float32")
+        quantizer.scale_weight.assign(quantizer.scale_weight_of(scale))
+        variable.assign(rng.normal(0, 5, variable.shape))
+    return model
+
+
+def test_rows_and_elements(model):
+    report = size_report(model)
+    kernel, bias = (variable.path for variable, _ in quantized_parameters(model))
+    assert report["elements"].to_dict() == {
+        kernel: 120,
+        bias: 30,
+        "tables": 0,
+        "scales": 4 + 1,
+        "other variables": 120 + 62 + 2 + 2,  # two states of the seed, two thresholds
+        "header": 0,
+        "total": 120 + 30 + 5 + 186,
+    }
+
+
+def test_columns_add_up(model, tmp_path):
+    report = size_report(model)
+    for column in COLUMNS:
+        assert report[column].iloc[:-1].sum() == report.loc["total", column], column
+    save(model, tmp_path / "model.lqs")
+    assert report.loc["total", "file_bytes"] == os.path.getsize(tmp_path / "model.lqs") == file_bytes(model)
+
+
+def test_each_way_to_count(model):
+    report = size_report(model)
+    integers = model_integers(model)
+    for name, array in integers.items():
+        num_bits = int(array.max() - array.min()).bit_length()
+        assert report.loc[name, "fp32_bytes"] == 4 * array.size
+        assert report.loc[name, "fixed_bytes"] == -(-num_bits * array.size // 8)
+        assert report.loc[name, "entropy_bytes"] == math.ceil(entropy_bits(array) * array.size / 8)
+        stream = zlib.compressobj(wbits=-15)
+        assert report.loc[name, "zip_bytes"] == len(stream.compress(array.astype("int8").tobytes()) + stream.flush())
+    seed = next(to_numpy(v.value) for v in model.variables if v.dtype not in FLOATS)  # of other types on each backend
+    for column in ("fixed_bytes", "entropy_bytes"):
+        assert report.loc["scales", column] == 4 * 5
+        assert report.loc["other variables", column] == 4 * 184 + seed.nbytes
+    assert report.loc[["scales", "other variables"], "zip_bytes"].tolist() == [0, 0]
+    assert report.loc["total", "zip_bytes"] == zipped_bytes(list(integers.values()))[0]
+    # The float network: no scales, no thresholds, no seed.
+    assert report.loc["total", "fp32_bytes"] == fp32_bytes(model) == 4 * (150 + 120 + 62)
+
+
+def test_zip_of_the_float_network_is_that_of_its_weights(tmp_path):
+    model = NETWORKS["dense"][0]((8, 8, 1), 10)
+    report = size_report(model)
+    assert report.loc["total", "fp32_zip_bytes"] == zipped_bytes([np.asarray(w) for w in model.get_weights()])[0]
+    assert report.loc["total", "zip_bytes"] == 0
+    assert "tables" in report.index and report.loc["tables", "file_bytes"] == 0
+
+
+def test_integers_that_the_thesis_would_have_wrapped_are_named(model):
+    (kernel, _), _ = quantized_parameters(model)
+    assert not size_report(model)["beyond_int8"].any()
+    kernel.assign(np.full(kernel.shape, 64.0))  # the integer 128
+    beyond = size_report(model)["beyond_int8"]
+    assert beyond[beyond].index.tolist() == [kernel.path, "total"]
+
+
+@pytest.mark.parametrize("network", ["dense", "cifar10"])
+@pytest.mark.parametrize("spread", [0.5, 30, 3000])
+def test_file_is_as_small_as_entropy_allows(network, spread, rng):
+    shape = {"dense": (28, 28, 1), "cifar10": (32, 32, 3)}[network]
+    make_network, where = NETWORKS[network]
+    model = quantize(make_network(shape, 10), NestedQuantization("row"), NestedQuantization(), where)
+    for variable, quantizer in quantized_parameters(model):
+        scale = rng.uniform(0.001, 0.1, quantizer.scale.shape)
+        quantizer.scale.assign(scale)
+        variable.assign(rng.laplace(0, spread, variable.shape) * scale)
+    total = size_report(model).loc["total"]
+    assert total["file_bytes"] <= 1.02 * total["entropy_bytes"] + 1024

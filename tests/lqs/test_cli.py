@@ -1,0 +1,105 @@
+"""Tests of the command `lqs`."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from lqs import cli
+from lqs.conversion import quantize
+from lqs.file.reader import read
+from lqs.file.saving import load, save
+from lqs.quantizer import NestedQuantization
+
+
+@pytest.fixture
+def model():
+    layers = [keras.Input((4,)), keras.layers.Dense(3, name="hidden")]
+    return quantize(keras.Sequential(layers), kernel=NestedQuantization("row", initial_scale=0.1))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Function that runs `main` with arguments, and returns exit code, output and error output."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["lqs", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_pack_info_unpack(model, run, tmp_path):
+    x = np.ones((2, 4), "float32")
+    model.save(tmp_path / "model.keras")
+    code, output, _ = run("pack", tmp_path / "model.keras")
+    packed = tmp_path / "model.lqs"
+    assert code == 0 and f"{packed.stat().st_size:,} bytes" in output
+
+    code, output, _ = run("info", packed)
+    assert code == 0 and output.splitlines()[0] == "Sequential of 4 arrays, format 2"
+    integers = read(packed)[1][0].integers
+    line = next(line.split() for line in output.splitlines() if line.startswith("hidden/kernel"))
+    assert line[:4] == ["hidden/kernel", "4×3", f"{integers.min()}…{integers.max()}", str(np.unique(integers).size)]
+    header = next(line.split() for line in output.splitlines() if line.startswith("header"))
+    sections = sum(sum(tensor.sections.values()) for tensor in read(packed)[1])
+    assert int(header[1]) + sections == packed.stat().st_size
+    assert output.endswith(f"\n{packed.stat().st_size:,} bytes\n")
+
+    code, output, _ = run("unpack", packed, "-o", tmp_path / "again.keras")
+    assert code == 0 and "again.keras" in output
+    again = keras.models.load_model(tmp_path / "again.keras")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), load(packed).predict(x, verbose=0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.keras", "model.keras", "model.lqs"]
+
+
+def test_info_of_a_file_of_another_version(run):
+    code, output, _ = run("info", Path(__file__).parents[1] / "file/format_1.lqs")
+    assert code == 0 and output.splitlines()[0].endswith("arrays, format 1")
+
+
+def test_pack_with_half_precision(model, run, tmp_path):
+    model.save(tmp_path / "model.keras")
+    code, _, _ = run("pack", tmp_path / "model.keras", "-o", tmp_path / "half.lqs", "--float-dtype", "float16")
+    assert code == 0 and read(tmp_path / "half.lqs")
+
+
+def test_errors_are_one_line(model, run, tmp_path):
+    save(model, tmp_path / "model.lqs")
+    damaged = tmp_path / "damaged.lqs"
+    damaged.write_bytes((tmp_path / "model.lqs").read_bytes()[:-1])
+    (tmp_path / "other.keras").write_bytes(b"no zip")
+    for arguments in [
+        ("info", damaged),
+        ("unpack", damaged),
+        ("pack", tmp_path / "other.keras"),
+        ("pack", tmp_path / "other.keras", "-o", tmp_path / "missing" / "a.txt"),
+    ]:
+        code, output, error = run(*arguments)
+        assert code == 1 and output == ""
+        assert error.startswith("error: ") and len(error.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.lqs", "model.lqs", "other.keras"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("info",), ("info", "missing.lqs"), ("squeeze", "a"), ("pack", "missing.keras"), ("info", "a", "b")],
+)
+def test_wrong_use_is_exit_code_2(run, arguments):
+    code, _, error = run(*arguments)
+    assert code == 2 and "Usage: " in error
+
+
+def test_unpack_to_another_kind_of_file(model, run, tmp_path):
+    save(model, tmp_path / "model.lqs")
+    code, _, error = run("unpack", tmp_path / "model.lqs", "-o", tmp_path / "model.h5")
+    assert code == 2 and "does not end in .keras" in error
+
+
+def test_version():
+    result = CliRunner().invoke(cli.commands, ["--version"])
+    assert result.exit_code == 0 and "0.1.0" in result.output

@@ -1,0 +1,300 @@
+"""Tests of `lqs.control`: the file gets the size that is asked for, and training is not disturbed by looking at it."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+import lqs
+from lqs.file.sizes import file_bytes, fp32_bytes, size_report
+from lqs.inspection import quantized_parameters, to_numpy
+
+NUM_STEPS, BATCH_SIZE = 16, 64
+
+
+def data():
+    """Return inputs and targets of a linear map: the finer the integers, the smaller the error, without an end."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(NUM_STEPS * BATCH_SIZE, 48)).astype("float32")
+    return x, (x @ rng.normal(size=(48, 32)) / 7).astype("float32")
+
+
+def prototype(penalty, **arguments):
+    arguments = {"parametrization": "log", **arguments}
+    return lqs.NestedQuantization("scalar", lqs.StraightThrough(), penalty, "nearest", initial_scale=0.02, **arguments)
+
+
+def network(kernel="default", bias="default", **arguments):
+    """Return a compiled network of 48·32 + 32 parameters."""
+    keras.utils.set_random_seed(1)
+    default = prototype(lqs.CodeLengthPenalty(0.01))
+    kernel, bias = (default if choice == "default" else choice for choice in (kernel, bias))
+    model = lqs.quantize(keras.Sequential([keras.Input((48,)), keras.layers.Dense(32, name="only")]), kernel, bias)
+    model.compile(keras.optimizers.Adam(0.01), "mse", **arguments)
+    return model
+
+
+def fit(model, *callbacks, epochs=1, **arguments):
+    x, y = data()
+    arguments = {"batch_size": BATCH_SIZE, "shuffle": False, "verbose": 0, **arguments}
+    model.fit(x, y, epochs=epochs, callbacks=list(callbacks), **arguments)
+
+
+def values(model):
+    return [to_numpy(variable.value) for variable in model.variables]
+
+
+def rates(model):
+    return [float(to_numpy(quantizer.penalty.rate.value)) for _, quantizer in quantized_parameters(model)]
+
+
+@pytest.mark.parametrize("argument", ["bytes", "ratio"])
+@pytest.mark.parametrize("size", [1000, 1080])
+def test_file_gets_the_size_that_is_asked_for(size, argument):
+    """Within 3 %: a warning would be an error here."""
+    model = network()
+    assert file_bytes(model) > 1080
+    request = {"bytes": size} if argument == "bytes" else {"ratio": fp32_bytes(model) / size}
+    fit(model, lqs.TargetSize(**request), epochs=20)
+    assert file_bytes(model) == pytest.approx(size, rel=0.03)
+
+
+@pytest.mark.parametrize("size", [900, 1300])
+@pytest.mark.parametrize("parametrization", ["log", "linear"])
+def test_scales_reach_the_size_where_rates_cannot(size, parametrization):
+    """With a learning rate of zero. An update that sees the size right leaves every scale as it is."""
+    model = network(prototype(lqs.CodeLengthPenalty(0.01), parametrization=parametrization))
+    model.optimizer.learning_rate = 0.0
+    before = values(model)
+    fit(model, lqs.TargetSize(bytes=size, ramp=0, num_updates=32, tolerance=9.0, scale_gain=0), epochs=2)
+    np.testing.assert_array_equal(before[0], values(model)[0])
+    assert abs(file_bytes(model) / size - 1) > 0.1
+    fit(model, lqs.TargetSize(bytes=size, ramp=0, bump=0, num_updates=32), epochs=2)
+    assert file_bytes(model) == pytest.approx(size, rel=0.03)
+    kernel, bias = (float(to_numpy(quantizer.scale).squeeze()) for _, quantizer in quantized_parameters(model))
+    assert kernel / bias == pytest.approx(1, rel=1e-5) and (kernel > 0.02) == (size == 900)
+
+
+def test_scales_are_left_alone_in_the_first_half():
+    scales = []
+    for gain in (0, 0.7):
+        model, recorder = network(), Recorder()
+        fit(model, lqs.TargetSize(bytes=900, num_updates=8, tolerance=9.0, scale_gain=gain), recorder)
+        scales.append(recorder.scales)
+    without, with_ = np.array(scales)
+    np.testing.assert_allclose(without[:8], with_[:8], rtol=1e-4)  # files differ by bytes in names of layers
+    assert abs(without[-1] / with_[-1] - 1) > 1e-3
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps the scale of the first parameter after every step."""
+
+    def on_train_begin(self, logs=None):
+        self.scales = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        self.scales.append(float(to_numpy(quantized_parameters(self.model)[0][1].scale).squeeze()))
+
+
+def test_floor_of_the_scales_holds():
+    model = network()
+    model.optimizer.learning_rate = 0.0
+    fit(model, lqs.TargetSize(bytes=10**6, num_updates=16, tolerance=99.0, scale_gain=9.0))
+    assert float(to_numpy(quantized_parameters(model)[0][1].scale).squeeze()) == pytest.approx(lqs.MIN_SCALE)
+
+
+def test_history_follows_from_sizes_alone():
+    """References by their formula, and rates by those of the controller, from one update to the next."""
+    model = network()
+    first = file_bytes(model)
+    gains = {"integral": 0.25, "proportional": 0.75, "scale_gain": 0}
+    callback = lqs.TargetSize(bytes=900, num_updates=20, ramp=0.5, bump=0.3, tolerance=9.0, **gains)
+    fit(model, callback, epochs=4)
+    shares, sizes, references, found = np.transpose(callback.history)
+    # Of 64 steps, the first at or after each twentieth: 3.2, 6.4, 9.6, ...
+    np.testing.assert_allclose(shares, np.ceil(3.2 * np.arange(1, 21) - 1e-9) / 64)
+    ramp = np.maximum(1 - shares / 0.5, 0) ** 2
+    expected = 900 * np.exp(0.3 * np.sin(np.pi * shares)) * (first / 900) ** ramp
+    np.testing.assert_allclose(references, expected, rtol=1e-12)
+    rate, before = 0.01, 0.0
+    for size, reference, after in zip(sizes, references, found, strict=True):
+        error = math.log(size / reference)
+        rate *= math.exp(0.25 * error + 0.75 * (error - before))
+        before = error
+        assert after == pytest.approx(rate, rel=1e-5)
+    assert len(set(sizes)) > 5 and sizes[-1] == file_bytes(model)  # those of the network as it is, not as it was
+    assert rates(model) == [found[-1]] * 2
+
+
+def test_without_a_ramp_the_reference_is_above_the_target_until_the_end():
+    callback = lqs.TargetSize(bytes=1000, num_updates=2, ramp=0, tolerance=9.0)
+    fit(network(), callback)
+    assert [reference for _, _, reference, _ in callback.history] == pytest.approx([1000 * math.exp(0.21), 1000])
+
+
+def test_rates_of_all_penalties_change_together():
+    model = network(
+        prototype(lqs.CodeLengthPenalty(0.02)), prototype(lqs.InversePenalty(0.0001), parametrization="linear")
+    )
+    callback = lqs.TargetSize(bytes=900, num_updates=8, tolerance=9.0)
+    fit(model, callback)
+    kernel, bias = rates(model)
+    assert kernel != pytest.approx(0.02) and kernel / bias == pytest.approx(200, rel=1e-5)
+    assert callback.history[-1][3] in (kernel, bias)
+
+
+@pytest.mark.parametrize("num_updates", [1, 4, 1000])
+def test_one_epoch(num_updates):
+    """At most one update a step."""
+    callback = lqs.TargetSize(bytes=1000, num_updates=num_updates, tolerance=9.0)
+    fit(network(), callback)
+    expected = {1: [1], 4: [0.25, 0.5, 0.75, 1], 1000: np.arange(1, 17) / 16}[num_updates]
+    np.testing.assert_allclose([share for share, _, _, _ in callback.history], expected)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_several_steps_per_execution(epochs):
+    model = network(steps_per_execution=4)
+    callback = lqs.TargetSize(bytes=1000, num_updates=1000, tolerance=9.0, scale_gain=0)
+    x, y = data()
+    fit(model, callback, epochs=epochs, validation_data=(x[:100], y[:100]))
+    shares = [share for share, _, _, _ in callback.history]
+    np.testing.assert_allclose(shares, np.arange(1, 4 * epochs + 1) / 4 / epochs)
+    assert callback.history[-1][1] == file_bytes(model)
+
+
+def test_unknown_number_of_steps_is_an_update_an_epoch():
+    model, callback = network(), lqs.TargetSize(bytes=1000, tolerance=9.0)
+    callback.set_model(model)
+    callback.set_params({"epochs": 4, "steps": None})
+    callback.on_train_begin()
+    for epoch in range(4):
+        callback.on_epoch_begin(epoch)
+        callback.on_train_batch_end(0)
+        callback.on_epoch_end(epoch)
+    callback.on_train_end()
+    assert [share for share, _, _, _ in callback.history] == [0.25, 0.5, 0.75, 1]
+
+
+def test_training_that_is_resumed_has_no_updates_to_catch_up_with():
+    callback = lqs.TargetSize(bytes=1000, num_updates=8, tolerance=9.0)
+    fit(network(), callback, epochs=2, initial_epoch=1)
+    shares = [share for share, _, _, _ in callback.history]
+    np.testing.assert_allclose(shares, [17 / 32, 20 / 32, 24 / 32, 28 / 32, 1])
+
+
+def test_second_fit_starts_from_the_rate_of_the_first():
+    model, callback = network(), lqs.TargetSize(bytes=900, num_updates=4, proportional=0, tolerance=9.0)
+    fit(model, callback)
+    rate = callback.history[-1][3]
+    fit(model, callback)
+    (_, size, reference, after), *more = callback.history
+    assert len(more) == 3 and after == pytest.approx(rate * (size / reference) ** 0.3, rel=1e-5)
+
+
+@keras.saving.register_keras_serializable("test_target")
+class CountingPenalty(lqs.CodeLengthPenalty):
+    """Counts how often its term is traced."""
+
+    calls = 0
+
+    def term(self, parameter, scale, axes):
+        CountingPenalty.calls += 1
+        return super().term(parameter, scale, axes)
+
+
+def test_looking_at_the_size_changes_nothing_and_retraces_nothing():
+    """With gains of zero the rates stay, and training ends where it ends without the callback, bit for bit."""
+    results, calls = [], []
+    gains = dict.fromkeys(("integral", "proportional", "scale_gain"), 0)
+    for callbacks in ([], [lqs.TargetSize(bytes=1000, num_updates=7, **gains, tolerance=9.0)]):
+        model = network(prototype(CountingPenalty(0.01)), prototype(CountingPenalty(0.01)))
+        before = CountingPenalty.calls
+        fit(model, *callbacks, epochs=3)
+        results.append(values(model))
+        calls.append(CountingPenalty.calls - before)
+    assert calls[0] == calls[1] > 0
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_rate_takes_effect_at_once_in_the_same_epoch():
+    """A request far away drives the rate up within one epoch, and the file with it."""
+    sizes = []
+    for request in (700, 3000):
+        model = network()
+        fit(model, lqs.TargetSize(bytes=request, ramp=0, integral=1.0, tolerance=9.0))
+        sizes.append(file_bytes(model))
+    assert sizes[0] < 0.95 * sizes[1]
+
+
+@pytest.mark.parametrize("request_", [700, 10_000])
+def test_size_that_is_not_reached_is_warned_of(request_):
+    model = network()
+    with pytest.warns(UserWarning, match=f"The file takes .* bytes, and {request_:,} were asked for: train longer"):
+        fit(model, lqs.TargetSize(bytes=request_, num_updates=2))
+
+
+def test_size_that_cannot_be():
+    """Less than the header, the scales, and what is not quantized take alone."""
+    model = network(bias=None)
+    report = size_report(model)["file_bytes"]
+    fixed = report[["header", "scales", "other variables"]].sum()
+    assert fixed > 32 * 4
+    callback = lqs.TargetSize(bytes=int(fixed))
+    with pytest.raises(ValueError, match=f"must be more than the {fixed} bytes.*Received: {fixed} bytes"):
+        fit(model, callback)
+    with pytest.raises(ValueError, match="must be more than .* Received: 6 bytes"):
+        fit(model, lqs.TargetSize(ratio=1000))
+
+
+def test_model_without_rates_to_start_from():
+    float_network = keras.Sequential([keras.Input((48,)), keras.layers.Dense(32)])
+    float_network.compile("sgd", "mse")
+    some, none = (prototype(lqs.CodeLengthPenalty(rate)) for rate in (0.5, 0))
+    for model, found in [(float_network, r"\[\]"), (network(none, some), r"\[0.0, 0.5\]")]:
+        with pytest.raises(ValueError, match=f"penalties have positive rates to start from. Received: rates {found}"):
+            fit(model, lqs.TargetSize(bytes=1000))
+
+
+def test_parameter_without_a_penalty_is_left_alone():
+    """Its scale is neither trained nor moved by the callback."""
+    model = network(bias=lqs.NestedQuantization(rule=lqs.Frozen(), initial_scale=0.5))
+    fit(model, lqs.TargetSize(bytes=1000, tolerance=9.0))
+    assert float(to_numpy(quantized_parameters(model)[1][1].scale).squeeze()) == 0.5
+
+
+@pytest.mark.parametrize("arguments", [{}, {"bytes": 1000, "ratio": 10}])
+def test_not_exactly_one_request(arguments):
+    with pytest.raises(ValueError, match="Give one of `bytes` and `ratio`. Received: bytes="):
+        lqs.TargetSize(**arguments)
+
+
+@pytest.mark.parametrize("name", ["bytes", "ratio", "num_updates", "tolerance"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, True, "1000", [1000]])
+def test_bad_number(name, value):
+    arguments = {name: value} if name in ("bytes", "ratio") else {"bytes": 1000, name: value}
+    with pytest.raises(ValueError, match=f"Argument `{name}` must be a positive number. Received: {name}="):
+        lqs.TargetSize(**arguments)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1, 1.5, math.nan, True, "0.2", None])
+def test_bad_ramp(value):
+    with pytest.raises(ValueError, match="Argument `ramp` must be a share, from 0 to less than 1. Received: ramp="):
+        lqs.TargetSize(bytes=1000, ramp=value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, True, "0.2", None])
+def test_bad_bump(value):
+    with pytest.raises(ValueError, match="Argument `bump` must be a finite number. Received: bump="):
+        lqs.TargetSize(bytes=1000, bump=value)
+
+
+@pytest.mark.parametrize("name", ["integral", "proportional", "scale_gain"])
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, True, "0.2", None])
+def test_bad_gain(name, value):
+    with pytest.raises(ValueError, match=f"Argument `{name}` must be a finite number >= 0. Received: {name}="):
+        lqs.TargetSize(bytes=1000, **{name: value})

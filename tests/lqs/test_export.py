@@ -1,0 +1,344 @@
+"""Exports to ONNX and LiteRT: read back by their runtimes, integers and scales in the file, what is left in float."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import lqs
+from lqs.export import BITS, export_litert, export_onnx, packed, smallest_type
+from lqs.inspection import quantized_parameters
+
+IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
+exporting = pytest.mark.skipif(not IS_TENSORFLOW, reason="Keras exports to these formats on the TensorFlow backend")
+pytestmark = [
+    # Keras's patch of tf2onnx asks whether `np.object` exists.
+    pytest.mark.filterwarnings("ignore:In the future `np.object` will be defined:FutureWarning"),
+]
+
+
+def prototype(granularity="scalar", scale=0.25, **arguments):
+    return lqs.NestedQuantization(granularity, initial_scale=scale, **arguments)
+
+
+def log(granularity="scalar", **arguments):
+    return prototype(granularity, parametrization="log", **arguments)
+
+
+def quantized(model, kernel, bias=None):
+    """Return `model` quantized, with normal parameters of deviation 1/2 and scales up to twice the initial ones."""
+    model, rng = lqs.quantize(model, kernel, bias), np.random.default_rng(5)
+    for variable, quantizer in quantized_parameters(model):
+        scale = ops.convert_to_numpy(quantizer.scale) * (1 + rng.random(quantizer.scale.shape))
+        quantizer.scale_weight.assign(quantizer.scale_weight_of(scale.astype("float32")))
+        variable.assign(rng.normal(size=variable.shape) / 2)
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            layer.moving_mean.assign(rng.normal(size=layer.moving_mean.shape))
+            layer.moving_variance.assign(1 + rng.random(layer.moving_variance.shape))
+    return model
+
+
+def stack(shape, *stacked, dtype="float32"):
+    return keras.Sequential([keras.Input(shape, dtype=dtype), *stacked])
+
+
+def dense(num_inputs=20, units=9):
+    return stack((num_inputs,), layers.Dense(units, "relu", name="hidden"), layers.Dense(5, name="output"))
+
+
+def convolution():
+    """Without a bias before the normalization: an exporter that knew the kernel would fold the two."""
+    norm = [layers.Conv2D(4, 3, padding="same", use_bias=False), layers.BatchNormalization(), layers.ReLU()]
+    return stack((8, 7, 2), *norm, layers.DepthwiseConv2D(3), layers.Conv2D(5, (2, 3)), layers.Flatten())
+
+
+def two_inputs():
+    """Two inputs, two outputs, a shared layer."""
+    inputs, shared = [keras.Input((4,), name="a"), keras.Input((3,), name="b")], layers.Dense(4, "tanh")
+    hidden = layers.Concatenate()([shared(inputs[0]), inputs[1]])
+    return keras.Model(inputs, [layers.Dense(2)(shared(hidden[:, 3:])), 2 * hidden])
+
+
+def own_layers():
+    kernel, bias = prototype("filter"), prototype()
+    inputs, middle = keras.Input((6, 6, 1)), keras.Input((16,))
+    inner = keras.Model(middle, lqs.QuantDense(3, kernel_quantizer=prototype("row"), bias_quantizer=bias)(middle))
+    first = lqs.QuantConv2D(4, 3, strides=2, kernel_quantizer=kernel, activation="relu")
+    return keras.Model(inputs, inner(layers.Flatten()(first(inputs))))
+
+
+def embedding(recurrent):
+    head = layers.LSTM(3) if recurrent else layers.GlobalAveragePooling1D()
+    model = stack((6,), layers.Embedding(9, 4, mask_zero=recurrent), head, layers.Dense(2), dtype="int32")
+    return quantized(model, prototype("row"), prototype())
+
+
+# name: (model, type of the quantized parameters in ONNX, in LiteRT)
+MODELS = {
+    "row": (lambda: quantized(dense(), prototype("row"), prototype()), "int4", "int4"),
+    "column": (lambda: quantized(dense(), prototype("column"), prototype((0,))), "int4", "int4"),
+    "scalar, zero biases": (lambda: quantized(dense(), prototype(scale=0.02)), "int8", "int8"),
+    "row, int8": (lambda: quantized(dense(), prototype("row", scale=0.02)), "int8", "int8"),
+    "scalar, int16": (lambda: quantized(dense(), prototype(scale=0.001)), "int16", "int16"),
+    "column, int16": (lambda: quantized(dense(), prototype("column", 0.001)), "int16", "float32"),
+    "beyond int16": (lambda: quantized(dense(), prototype(scale=0.00002)), "float32", "float32"),
+    "channel": (lambda: quantized(convolution(), prototype("channel"), prototype()), "int4", "int4"),
+    "filter": (lambda: quantized(convolution(), prototype("filter"), prototype((0,))), "int4", "int4"),
+    "logarithm": (lambda: quantized(convolution(), log("channel"), log(rounding="nearest")), "int4", "int4"),
+    "two axes": (lambda: quantized(convolution(), prototype((0, 1))), "float32", "float32"),
+    "two inputs": (lambda: quantized(two_inputs(), prototype("row"), prototype()), "int4", "int4"),
+    "own layers": (own_layers, "int4", "int4"),
+    "Embedding": (lambda: embedding(recurrent=False), "int4", "int4"),
+    "Embedding, LSTM": (lambda: embedding(recurrent=True), "int4", "int4"),
+    "float": (lambda: dense(), None, None),
+}
+
+
+def inputs_of(model, rng, num=3):
+    return [
+        rng.integers(1, 9, (num, *i.shape[1:])).astype("int32")
+        if i.dtype == "int32"
+        else rng.normal(size=(num, *i.shape[1:])).astype("float32")
+        for i in model.inputs
+    ]
+
+
+def predict(model, inputs):
+    outputs = model(inputs if len(inputs) > 1 else inputs[0])
+    return [ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
+
+
+def run_onnx(path, inputs, exact=True):
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra `deploy`")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    if exact:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    session = runtime.InferenceSession(path, options)
+    names = [value.name for value in session.get_inputs()]
+    return session.run(None, dict(zip(names, inputs, strict=True)))
+
+
+def interpreter(path):
+    return pytest.importorskip("ai_edge_litert.interpreter", reason="needs the extra `deploy`").Interpreter(str(path))
+
+
+def run_litert(path, inputs):
+    found = interpreter(path)
+    signature = found.get_signature_list()["serving_default"]
+    outputs = found.get_signature_runner()(**dict(zip(signature["inputs"], inputs, strict=True)))
+    return [outputs[name] for name in signature["outputs"]]
+
+
+def assert_close(outputs, expected):
+    for output, target in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(output, target, rtol=1e-5, atol=2e-6 * np.abs(target).max())
+
+
+def assert_table(table, model, stored):
+    """One row per weight; the quantized ones with the range of their integers and the type, or a reason."""
+    assert len(table) == len(lqs.dequantize(model).weights)
+    integers = {path: array for path, array in lqs.inspection.model_integers(model).items()}
+    for row in table.itertuples():
+        array = integers.pop(row.parameter, None)
+        if array is None:
+            assert (row.stored, row.reason) == ("float32", "not quantized")
+            continue
+        assert (row.min, row.max, row.shape) == (array.min(), array.max(), array.shape)
+        assert row.stored == stored and (row.reason != "") == (stored == "float32")
+    assert not integers
+
+
+@exporting
+@pytest.mark.parametrize("kind", MODELS)
+def test_onnx(kind, rng, tmp_path):
+    """Predictions are Keras's; the file holds the integers, in the type that the table says."""
+    onnx = pytest.importorskip("onnx", reason="needs the extra `deploy`")
+    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
+    make, stored, _ = MODELS[kind]
+    model, path = make(), tmp_path / "model.onnx"
+    table = export_onnx(model, path)
+    assert_table(table, model, stored)
+    inputs = inputs_of(model, rng)
+    assert_close(run_onnx(path, inputs), predict(model, inputs))
+    graph = onnx.load(path).graph
+    assert len(graph.input) == len(model.inputs)
+    found = [value for value in graph.initializer if value.name.endswith("/integers")]
+    expected = {path: array for path, array in lqs.inspection.model_integers(model).items() if stored != "float32"}
+    assert len(found) == len(expected)
+    for (name, integers), value in zip(expected.items(), found, strict=True):
+        assert value.name.startswith(name) and value.data_type == getattr(onnx.TensorProto, stored.upper())
+        array = onnx.numpy_helper.to_array(value).astype("int32")
+        np.testing.assert_array_equal(np.sort(array, axis=None), np.sort(integers, axis=None))
+
+
+@exporting
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if "LSTM" not in kind])
+def test_litert(kind, rng, tmp_path):
+    """Predictions are Keras's; the file holds integers of the type that the table says, and the learned scales."""
+    make, _, stored = MODELS[kind]
+    model, path = make(), tmp_path / "model.tflite"
+    table = export_litert(model, path)
+    assert_table(table, model, stored)
+    inputs = inputs_of(model, rng)
+    assert_close(run_litert(path, inputs), predict(model, inputs))
+    tensors = {tensor["name"]: tensor for tensor in interpreter(path).get_tensor_details()}
+    for variable, quantizer in quantized_parameters(model):
+        assert (variable.path in tensors) == (stored != "float32")
+        if variable.path in tensors:
+            scales = tensors[variable.path]["quantization_parameters"]["scales"]
+            np.testing.assert_array_equal(scales, np.ravel(ops.convert_to_numpy(quantizer.scale)))
+
+
+@exporting
+def test_litert_recurrent_needs_operators_of_tensorflow(tmp_path):
+    """So does Keras's own export of the float network."""
+    model = embedding(recurrent=True)
+    assert set(export_litert(model, tmp_path / "integers.tflite").stored) == {"int4"}
+    lqs.dequantize(model).export(tmp_path / "float.tflite", format="litert", verbose=False)
+    for name in ("integers", "float"):
+        with pytest.raises(RuntimeError, match="Select TensorFlow op"):
+            interpreter(tmp_path / f"{name}.tflite").allocate_tensors()
+
+
+REASONS = {
+    "two axes": ("scales vary along 2 axes", "scales vary along 2 axes"),
+    "beyond int16": ("beyond int16", "beyond int16"),
+    "column, int16": ("", "beyond int8"),
+}
+
+
+@exporting
+@pytest.mark.parametrize("kind", REASONS)
+def test_reason_for_float(kind, tmp_path):
+    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
+    model = MODELS[kind][0]()
+    for export, reason in zip((export_onnx, export_litert), REASONS[kind], strict=True):
+        row = export(model, tmp_path / "model.tflite").iloc[0]
+        assert row.reason.endswith(reason)
+        assert "beyond" not in reason or row.reason.startswith(f"integers {row['min']}…{row['max']} ")
+
+
+@exporting
+@pytest.mark.parametrize("types, stored", [(["int8"], "int8"), (list(BITS), "int2"), ([], "float32")])
+def test_types(types, stored, rng, tmp_path):
+    """The smallest of the types that are asked for; two bits hold -2…1."""
+    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
+    model = quantized(dense(), prototype("row", bits=2), prototype(bits=2))
+    inputs = inputs_of(model, rng)
+    for export, run in ((export_onnx, run_onnx), (export_litert, run_litert)):
+        assert set(export(model, tmp_path / "model", types=types).stored) == {stored}
+        assert_close(run(tmp_path / "model", inputs), predict(model, inputs))
+
+
+@exporting
+@pytest.mark.parametrize("export", [export_onnx, export_litert])
+def test_size(export, tmp_path):
+    """Half a byte per integer; per scale 4 bytes, in LiteRT 8 more for its zero point; 5 kB for the rest."""
+    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
+    model = quantized(dense(512, 256), prototype("row"))
+    export(model, tmp_path / "model")
+    num_integers, num_scales = 512 * 256 + 256 * 5, 512 + 256
+    per_scale = 4 if export is export_onnx else 12
+    assert (tmp_path / "model").stat().st_size < num_integers / 2 + per_scale * num_scales + 5000
+
+
+@exporting
+def test_onnx_runtime_by_default_rounds_activations(rng, tmp_path):
+    """To 8 bits, in products with kernels of one scale or one per column: an error of a percent, not of 1e-6."""
+    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
+    model, path = quantized(dense(512, 64), prototype("column")), tmp_path / "model.onnx"
+    export_onnx(model, path)
+    inputs = inputs_of(model, rng, num=50)
+    expected = predict(model, inputs)[0]
+    errors = [np.abs(run_onnx(path, inputs, exact)[0] - expected).max() / np.abs(expected).max() for exact in (0, 1)]
+    assert errors[0] < 2e-2 and errors[1] < 2e-6
+
+
+@exporting
+def test_float_network_stays_as_it_is(rng, tmp_path):
+    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
+    model = MODELS["channel"][0]()
+    inputs, before = inputs_of(model, rng), [ops.convert_to_numpy(v) for v in model.weights]
+    expected = predict(model, inputs)
+    export_onnx(model, tmp_path / "model.onnx")
+    export_litert(model, tmp_path / "model.tflite")
+    for value, kept in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(value), kept)
+    np.testing.assert_array_equal(predict(model, inputs)[0], expected[0])
+
+
+@exporting
+@pytest.mark.parametrize("export, module, name", [
+    (export_onnx, "onnx.checker", "check_model"),
+    (export_litert, "tensorflow.lite.tools.flatbuffer_utils", "convert_object_to_bytearray"),
+])  # fmt: skip
+def test_failure_leaves_the_old_file(export, module, name, tmp_path, monkeypatch):
+    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("in the middle")
+
+    pytest.importorskip(module)
+    monkeypatch.setattr(sys.modules[module], name, fail)
+    (tmp_path / "model").write_bytes(b"old")
+    with pytest.raises(RuntimeError, match="in the middle"):
+        export(MODELS["row"][0](), tmp_path / "model")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+@exporting
+@pytest.mark.parametrize("missing", ["onnx.version_converter", "tf2onnx"])
+def test_missing_package(missing, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=r'the extra `deploy`: pip install "lqs\[deploy\]"'):
+        export_onnx(MODELS["row"][0](), tmp_path / "model.onnx")
+
+
+@pytest.mark.skipif(IS_TENSORFLOW, reason="the error on other backends")
+@pytest.mark.parametrize("export", [export_onnx, export_litert])
+def test_other_backend(export, tmp_path):
+    with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow and load it. Received: backend 'jax'"):
+        export(dense(), tmp_path / "model")
+
+
+class Subclassed(keras.Model):
+    """Neither `Sequential` nor functional."""
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_litert])
+def test_bad_arguments(export, tmp_path):
+    for model in (None, layers.Dense(3), keras.Sequential([layers.Dense(3)]), Subclassed()):
+        with pytest.raises(ValueError, match="`model` must be a built `Sequential` or functional model.*Received: mod"):
+            export(model, tmp_path / "model")
+    for types in ("int8", ["int3"], ["float16"]):
+        with pytest.raises(ValueError, match="`types` must be a sequence out of .'int2', .*Received: types="):
+            export(dense(), tmp_path / "model", types=types)
+    half = stack((4,), layers.Dense(3, dtype="mixed_bfloat16"))
+    with pytest.raises(ValueError, match="`model` must compute in float32. Received: layers of .'bfloat16'."):
+        export(half, tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_every_level_is_packed(name):
+    """Unpacked by NumPy's bits, least significant first; an odd number of integers is padded by zeros."""
+    bits = BITS[name]
+    levels = np.arange(-(2 ** (bits - 1)), 2 ** (bits - 1))[:-1]
+    content = np.frombuffer(packed(levels.reshape(1, -1), bits), "uint8")
+    assert len(content) == -(-len(levels) * bits // 8)
+    places = np.unpackbits(content, bitorder="little")[: len(levels) * bits].reshape(-1, bits).astype("int32")
+    weights = 2 ** np.arange(bits)
+    weights[-1] *= -1  # two's complement
+    np.testing.assert_array_equal(places @ weights, levels)
+
+
+@pytest.mark.parametrize("name, wider", [("int2", "int4"), ("int4", "int8"), ("int8", "int16"), ("int16", None)])
+def test_smallest_type_at_its_limits(name, wider):
+    """int4 holds -8…7, and neither -9 nor 8."""
+    limit = 2 ** (BITS[name] - 1)
+    assert smallest_type(np.array([-limit, 0, limit - 1]), list(BITS)) == name
+    for beyond in (-limit - 1, limit):
+        assert smallest_type(np.array([0, beyond]), list(BITS)) == wider

@@ -1,0 +1,405 @@
+"""The nested layer: forward and gradients against NumPy, constraint, training step, save and load, errors."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from keras import ops
+from oracles import drawn, grouped, ratio_by_loops, straight_by_loops
+
+import lqs
+from lqs.inspection import quantized_parameters
+
+GRANULARITIES = [
+    ("scalar", (5,), ()),
+    ("scalar", (4, 3), ()),
+    ("row", (4, 3), (0,)),
+    ("column", (4, 3), (1,)),
+    ((0, -1), (4, 3), (0, 1)),
+    ("row", (3, 2, 4, 5), (0,)),
+    ("column", (3, 2, 4, 5), (1,)),
+    ("channel", (3, 2, 4, 5), (2,)),
+    ("filter", (3, 2, 4, 5), (3,)),
+    ((-2, -1), (3, 2, 4, 5), (2, 3)),
+]
+THRESHOLD = 0.2
+RULES = {
+    "ratio": lqs.GradientRatio(THRESHOLD),
+    "ratio stalled": lqs.GradientRatio(THRESHOLD, update_stalled=True),
+    "straight": lqs.StraightThrough(),
+    "straight normalized": lqs.StraightThrough(normalize=True),
+    "frozen": lqs.Frozen(),
+}
+
+
+def built(shape, scale, granularity="scalar", **arguments):
+    layer = lqs.NestedQuantization(granularity, **arguments)
+    layer.build(shape)
+    layer.scale.assign(np.broadcast_to(scale, layer.scale.shape))
+    return layer
+
+
+def rounded(parameter, scale, rounding):
+    quotient = parameter.astype("float64") / scale
+    return np.floor(quotient) if rounding == "floor" else np.floor(quotient + 0.5)
+
+
+def expected_scale_gradient(rule, upstream, parameter, integers, scale, varying, levels):
+    if rule.startswith("ratio"):
+        return ratio_by_loops(upstream, integers, scale, varying, THRESHOLD, rule.endswith("stalled"))
+    if rule == "frozen":
+        return np.zeros(scale.shape)
+    gradient = straight_by_loops(upstream, parameter, integers, scale, varying, levels)
+    num_sharing = len(grouped(upstream.shape, varying)[(0,) * upstream.ndim])
+    highest = 1 if levels is None else levels[1]
+    return gradient / math.sqrt(num_sharing * highest) if rule.endswith("normalized") else gradient
+
+
+def check(gradients, shape, granularity, varying, rounding, rule, bits=None, seed=0, parametrization="linear"):
+    upstream, parameter, _, scale = drawn(shape, varying, seed)
+    parameter += np.where(np.abs(parameter / scale % 1 - 0.5) < 0.05, 0.1 * scale, 0).astype("float32")  # no half
+    levels = None if bits is None else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    integers, inside = rounded(parameter, scale, rounding), np.ones(shape, bool)
+    if bits is not None:
+        quotient = parameter / scale
+        inside = (levels[0] < quotient) & (quotient < levels[1])
+        integers = np.clip(integers, *levels)
+    arguments = {"rounding": rounding, "bits": bits, "parametrization": parametrization}
+    layer = lqs.NestedQuantization(granularity, RULES[rule], **arguments).copy()
+    layer.build(shape)
+    is_log = parametrization == "log"
+    layer.scale_weight.assign(np.log(scale) if is_log else scale)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer(parameter)), integers * scale, rtol=1e-5)
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.integers(parameter)), integers)
+    parameter_gradient, scale_gradient = gradients(layer, parameter, upstream)
+    np.testing.assert_array_equal(parameter_gradient, np.where(inside, upstream, 0))
+    assert scale_gradient.shape == scale.shape
+    expected = expected_scale_gradient(rule, upstream, parameter, integers, scale, varying, levels)
+    expected *= scale if is_log else 1  # ds / dlog(s) = s
+    np.testing.assert_allclose(scale_gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rounding", ["floor", "nearest"])
+@pytest.mark.parametrize("granularity, shape, varying", GRANULARITIES)
+def test_gradients(granularity, shape, varying, rounding, rule, gradients):
+    check(gradients, shape, granularity, varying, rounding, rule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rounding", ["floor", "nearest"])
+@pytest.mark.parametrize("bits", [2, 3])
+def test_gradients_where_clipped(bits, rounding, rule, gradients):
+    check(gradients, (4, 6), "row", (0,), rounding, rule, bits)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("granularity, shape, varying", GRANULARITIES[1:7:2])
+@pytest.mark.parametrize("rounding, bits", [("floor", None), ("nearest", 3)])
+def test_gradients_of_the_logarithm(rounding, bits, granularity, shape, varying, rule, gradients):
+    check(gradients, shape, granularity, varying, rounding, rule, bits, parametrization="log")
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
+    rounding=st.sampled_from(["floor", "nearest"]),
+    rule=st.sampled_from(sorted(RULES)),
+    bits=st.sampled_from([None, 3]),
+    parametrization=st.sampled_from(["linear", "log"]),
+    data=st.data(),
+)
+def test_gradients_of_any_shape(shape, rounding, rule, bits, parametrization, data, gradients):
+    varying = tuple(data.draw(st.lists(st.integers(0, len(shape) - 1), unique=True)))
+    granularity = tuple(data.draw(st.sampled_from([axis, axis - len(shape)])) for axis in varying)
+    check(gradients, shape, granularity, varying, rounding, rule, bits, data.draw(st.integers(0, 99)), parametrization)
+
+
+@pytest.mark.parametrize("parametrization, expected", [("linear", 2 * (1 - 1.5)), ("log", 0.5 * 2 * (1 - 1.5))])
+def test_rank_zero(parametrization, expected, gradients):
+    layer = lqs.NestedQuantization(rule=lqs.StraightThrough(), initial_scale=0.5, parametrization=parametrization)
+    layer.build(())
+    parameter_gradient, scale_gradient = gradients(layer, np.float32(0.75) + np.zeros((), "float32"), np.float32(2))
+    assert parameter_gradient == 2 and scale_gradient == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_zero_parameters(rule, gradients):
+    layer = built((3, 2), 0.3, rule=RULES[rule])
+    zero, upstream = np.zeros((3, 2), "float32"), np.arange(6, dtype="float32").reshape(3, 2)
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer(zero)), zero)
+    parameter_gradient, scale_gradient = gradients(layer, zero, upstream)
+    np.testing.assert_array_equal(parameter_gradient, upstream)
+    np.testing.assert_array_equal(scale_gradient, [[0.0]])
+
+
+def test_initial_scale_and_constraint():
+    """After a step that would make scales negative they stand at 100 * 2**-23; others move freely."""
+    layer = built((2, 2), [[1e-3], [0.5]], "row")
+    assert layer.copy().initial_scale == 100 * 2.0**-23
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build([layer.scale])
+    optimizer.apply([ops.convert_to_tensor(np.array([[1.0], [0.125]], "float32"))], [layer.scale])
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.scale), np.array([[100 * 2.0**-23], [0.375]], "float32"))
+
+
+def test_constraint_of_the_logarithm():
+    """A step of any size leaves a scale of 100 * 2**-23; another changes a scale by a factor."""
+    layer = lqs.NestedQuantization("row", initial_scale=0.5, parametrization="log")
+    layer.build((2, 2))
+    assert [weight.name for weight in layer.trainable_weights] == ["log_scale"]
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.scale), [[0.5], [0.5]], rtol=1e-6)
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build(layer.trainable_variables)
+    step = ops.convert_to_tensor(np.array([[1e9], [math.log(4)]], "float32"))
+    optimizer.apply([step], layer.trainable_variables)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.scale), [[100 * 2.0**-23], [0.125]], rtol=2e-6)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    shape=st.sampled_from([(), (5,), (4, 3), (2, 3, 2, 4)]),
+    rounding=st.sampled_from(["floor", "nearest"]),
+    bits=st.sampled_from([None, 4]),
+    data=st.data(),
+)
+def test_logarithm_has_the_same_output_at_the_same_scale(shape, rounding, bits, data):
+    granularity = tuple(range(data.draw(st.integers(0, len(shape)))))
+    layers = [
+        lqs.NestedQuantization(granularity, rounding=rounding, bits=bits, parametrization=parametrization)
+        for parametrization in ("log", "linear")
+    ]
+    for layer in layers:
+        layer.build(shape)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    layers[0].scale_weight.assign(rng.uniform(-11, 3, layers[0].scale_weight.shape))
+    layers[1].scale.assign(layers[0].scale)
+    parameter = rng.normal(size=shape).astype("float32")
+    for call in (lambda layer: layer(parameter), lambda layer: layer.integers(parameter)):
+        np.testing.assert_array_equal(*[ops.convert_to_numpy(call(layer)) for layer in layers])
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    weights=arrays(
+        "float32",
+        st.sampled_from([(), (16,), (4, 4)]),
+        elements=st.floats(-87, 88, width=32) | st.floats(-1, 1, width=32) | st.floats(-(2**-20), 2**-20, width=32),
+    )
+)
+def test_weight_of_a_scale_gives_it_back_bit_for_bit(weights):
+    """For every scale that some weight has; 87 is about where float32 ends."""
+    layer = lqs.NestedQuantization(tuple(range(weights.ndim)), parametrization="log")
+    layer.build(weights.shape)
+    layer.scale_weight.assign(weights)
+    scale = np.asarray(ops.convert_to_numpy(layer.scale))
+    layer.scale_weight.assign(np.zeros(weights.shape))
+    layer.scale_weight.assign(layer.scale_weight_of(scale))
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.scale), scale)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(scale=arrays("float32", (7,), elements=st.floats(2**-120, 2.0**120, width=32)))
+def test_weight_of_any_scale(scale):
+    """A step of `log s` changes `s` by a factor: the nearest one is within half of it, and a bit of `exp`."""
+    layer = lqs.NestedQuantization((0,), parametrization="log")
+    layer.build(scale.shape)
+    weight = layer.scale_weight_of(scale)
+    assert weight.dtype == "float32" and weight.shape == scale.shape
+    layer.scale_weight.assign(weight)
+    step = np.spacing(np.abs(weight)).astype("float64")
+    error = np.abs(ops.convert_to_numpy(layer.scale) / scale.astype("float64") - 1)
+    assert np.all(error <= step / 2 + 1.5 * 2.0**-23)
+
+
+def test_weight_of_a_scale_is_the_scale_itself_by_default(rng):
+    scale = rng.uniform(0.1, 1, (3, 1)).astype("float32")
+    layer = lqs.NestedQuantization("row")
+    layer.build((3, 2))
+    assert layer.scale_weight_of(scale) is scale and layer.scale is layer.scale_weight
+
+
+def network(**arguments):
+    quantizer = lqs.NestedQuantization(**arguments)
+    model = keras.Sequential([keras.Input((4,)), lqs.QuantDense(3, kernel_quantizer=quantizer)])
+    return model, model.layers[0].kernel_quantizer
+
+
+def data(rng):
+    return rng.normal(size=(16, 4)).astype("float32"), rng.normal(size=(16, 3)).astype("float32")
+
+
+@pytest.mark.parametrize("granularity", ["scalar", "row", "column", (0, 1)])
+def test_one_training_step_moves_the_scale_up(granularity, rng):
+    model, quantizer = network(granularity=granularity, rule=lqs.GradientRatio(10.0))
+    model.compile(keras.optimizers.Adam(1e-3), "mse")
+    before = ops.convert_to_numpy(quantizer.scale)
+    model.fit(*data(rng), batch_size=16, verbose=0)
+    # Adam's first step is the learning rate wherever the gradient is not 0.
+    np.testing.assert_allclose(ops.convert_to_numpy(quantizer.scale) - before, 1e-3, rtol=0.01)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_one_training_step_moves_the_logarithm_up(policy, rng):
+    keras.config.set_dtype_policy(policy)
+    arguments = {"rule": lqs.GradientRatio(10.0), "initial_scale": 0.01, "parametrization": "log"}
+    model, quantizer = network(granularity="row", **arguments)
+    model.compile(keras.optimizers.Adam(0.125), "mse")
+    model.fit(*data(rng), batch_size=16, verbose=0)
+    assert quantizer.scale_weight.dtype == "float32"
+    np.testing.assert_allclose(ops.convert_to_numpy(quantizer.scale), 0.01 * math.exp(0.125), rtol=1e-4)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="reads are operations of TensorFlow's graphs")
+@pytest.mark.parametrize("penalty", [None, lqs.DifferencePenalty(1e-3), lqs.CodeLengthPenalty(1e-3)])
+@pytest.mark.parametrize("parametrization", ["linear", "log"])
+@pytest.mark.parametrize("rule", RULES)
+def test_variables_are_read_once(rule, parametrization, penalty):
+    """A second read, used by the backward pass alone, may come after the optimizer's update of the variable."""
+    import tensorflow as tf
+
+    layer = lqs.NestedQuantization("row", RULES[rule], penalty, initial_scale=0.5, parametrization=parametrization)
+    layer.build((4, 3))
+    parameter = keras.Variable(np.ones((4, 3), "float32"))
+    variables = [parameter.value, layer.scale_weight.value]
+
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(variables[0]) ** 2) + sum(layer.losses)
+        return tape.gradient(loss, variables)
+
+    graph = gradients.get_concrete_function().graph
+    reads = [id(op.inputs[0]) for op in graph.get_operations() if op.type == "ReadVariableOp"]
+    captures = {id(outer): id(inner) for outer, inner in graph.captures}
+    assert [reads.count(captures[id(variable.handle)]) for variable in variables] == [1, 1]
+
+
+def test_assigning_the_threshold_takes_effect_without_recompiling(rng):
+    model, quantizer = network(rule=lqs.GradientRatio(0.0))
+    model.compile(keras.optimizers.Adam(1e-3, beta_1=0.0), "mse")
+    scales = [float(ops.convert_to_numpy(quantizer.scale).squeeze())]
+    functions = []
+    for threshold in (0.0, 10.0, 0.0):
+        quantizer.rule.threshold.assign(threshold)
+        model.fit(*data(rng), batch_size=16, verbose=0)
+        scales.append(float(ops.convert_to_numpy(quantizer.scale).squeeze()))
+        functions.append(model.train_function)
+    assert scales[0] == scales[1] < scales[2] == scales[3]
+    assert functions[0] is functions[1] is functions[2]
+
+
+@pytest.mark.parametrize("rounding, bits", [("floor", None), ("nearest", 4)])
+@pytest.mark.parametrize("rule", RULES)
+def test_save_and_load(rule, rounding, bits, rng, reload):
+    model, quantizer = network(granularity="row", rule=RULES[rule], rounding=rounding, bits=bits)
+    quantizer.scale.assign(rng.uniform(0.05, 0.3, (4, 1)))
+    if rule.startswith("ratio"):
+        quantizer.rule.threshold.assign(0.125)
+    again = reload(model)
+    loaded = again.layers[0].kernel_quantizer
+    assert (loaded.granularity, loaded.rounding, loaded.bits) == ("row", rounding, bits)
+    assert type(loaded.rule) is type(RULES[rule])
+    for before, after in zip(model.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(after), ops.convert_to_numpy(before))
+    inputs, _ = data(rng)
+    np.testing.assert_array_equal(ops.convert_to_numpy(again(inputs)), ops.convert_to_numpy(model(inputs)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_save_and_load_the_logarithm(dtype, rng, reload):
+    keras.config.set_dtype_policy(dtype)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model = lqs.quantize(model, lqs.NestedQuantization("row", rounding="nearest", parametrization="log"))
+    (_, quantizer), _ = quantized_parameters(model)
+    quantizer.scale_weight.assign(rng.uniform(-9, 1, (4, 1)))
+    again = reload(model)
+    (_, loaded), _ = quantized_parameters(again)
+    assert loaded.parametrization == "log"
+    for before, after in ((quantizer.scale_weight, loaded.scale_weight), (quantizer.scale, loaded.scale)):
+        np.testing.assert_array_equal(*[ops.convert_to_numpy(ops.cast(value, "float32")) for value in (before, after)])
+    inputs, _ = data(rng)
+    outputs = [ops.convert_to_numpy(ops.cast(instance(inputs), "float32")) for instance in (again, model)]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_configuration_names_the_parametrization_only_where_it_is_not_linear():
+    assert "parametrization" not in lqs.NestedQuantization().get_config()
+    assert "parametrization" not in lqs.NestedQuantization(parametrization="linear").get_config()
+    layer = lqs.NestedQuantization(parametrization="log")
+    assert layer.get_config()["parametrization"] == "log" == layer.copy().parametrization
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert again.get_config() == layer.get_config()
+
+
+def test_configuration_round_trip():
+    layer = lqs.NestedQuantization(
+        (0, -1), lqs.GradientRatio(0.5, True), lqs.InversePenalty(0.25), "nearest", 5, 0.125, name="nested"
+    )
+    config = layer.get_config()
+    again = lqs.NestedQuantization.from_config(config)
+    assert again.get_config() == config and again.granularity == (0, -1) and again.levels == (-16, 15)
+    assert again.rule is not layer.rule and again.penalty is not layer.penalty
+    copy = layer.copy()
+    assert not copy.built and copy.rule is not layer.rule
+    assert {**copy.get_config(), "name": 0} == {**config, "name": 0}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_other_precisions(dtype, rng):
+    """Output and integers agree, in the precision of the parameter."""
+    parameter = ops.cast(rng.normal(size=(4, 3)).astype("float32"), dtype)
+    layer = built((4, 3), 0.0123, rounding="nearest", dtype=dtype)
+    output = layer(parameter)
+    assert keras.backend.standardize_dtype(output.dtype) == dtype
+    integers, scale = ops.cast(layer.integers(parameter), dtype), ops.cast(layer.scale, dtype)
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(ops.cast(output, "float32")), ops.convert_to_numpy(ops.cast(integers * scale, "float32"))
+    )
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_keeps_full_precision(policy, rng):
+    parameter = rng.normal(size=(4, 3)).astype("float32")
+    outputs = [
+        ops.convert_to_numpy(built((4, 3), 0.0123, rounding="nearest", dtype=dtype)(parameter))
+        for dtype in (policy, "float32")
+    ]
+    assert outputs[0].dtype == "float32"
+    np.testing.assert_array_equal(*outputs)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool", "uint8"])
+def test_parameter_must_be_float(dtype):
+    layer = lqs.NestedQuantization()
+    for call in (layer, layer.integers):
+        with pytest.raises(ValueError, match=f"`parameter` must be of a float dtype. Received: dtype={dtype}"):
+            call(np.ones((2, 2), dtype))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-6, math.nan, math.inf, True, "1", None])
+def test_bad_initial_scale(value):
+    with pytest.raises(ValueError, match="`initial_scale` must be a finite number of at least 1.192e-05"):
+        lqs.NestedQuantization(initial_scale=value)
+
+
+@pytest.mark.parametrize("value", ["exp", "Log", None, True, ["log"], math.log])
+def test_bad_parametrization(value):
+    message = r"Argument `parametrization` must be one of \('linear', 'log'\). Received: parametrization="
+    with pytest.raises(ValueError, match=message):
+        lqs.NestedQuantization(parametrization=value)
+
+
+def test_bad_penalty():
+    with pytest.raises(ValueError, match="`penalty` must be None or an `lqs.Penalty`.*Received: penalty=0.1"):
+        lqs.NestedQuantization(penalty=0.1)
+
+
+@pytest.mark.parametrize("granularity, message", [("channel", "'channel' needs .* rank 3"), ((0, 2), "distinct axes")])
+def test_granularity_that_does_not_fit(granularity, message):
+    with pytest.raises(ValueError, match=message):
+        lqs.NestedQuantization(granularity).build((4, 3))

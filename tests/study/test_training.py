@@ -1,0 +1,525 @@
+"""Tests of `study.training`: short runs on scikit-learn's digits, on the backend in use."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from lqs.file.saving import load
+from lqs.inspection import model_integers, quantized_parameters
+from study import datasets, training
+from study.configs import FIELD, float_config, make_config
+from study.networks import dense_network
+from study.records import read_record, read_records, record_path
+from study.statistics import zipped_bytes
+from study.training import batches, fit, load_dataset, make_model, run, run_all, scheduled_learning_rate
+
+BACKEND = keras.backend.backend()
+OTHER_BACKEND = {"jax": "tensorflow", "tensorflow": "jax"}[BACKEND]
+
+
+def digits_config(method="nested", strength=0.0, granularity="row", **settings):
+    settings = {"protocol": "smoke", "epochs": 1, "backend": BACKEND, **settings}
+    return make_config("digits", method, strength, granularity, **settings)
+
+
+def without_time(record):
+    return {**record, "environment": {**record["environment"], "seconds": None}}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of records and weights that a whole module shares."""
+    return tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(scope="module")
+def nested(folders):
+    """Return configuration and record of a run of two epochs."""
+    config = digits_config(strength=1e-9, epochs=2)
+    return config, run(config, *folders)
+
+
+@pytest.fixture(scope="module")
+def pretrained(folders):
+    """Return configuration and record of a pretrained run, whose baseline was not there before."""
+    config = digits_config(strength=1e-9, regime="pretrained")
+    assert not record_path(float_config(config), folders[0]).exists()
+    return config, run(config, *folders)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def fail(config, *folders):
+        raise AssertionError(f"trained {config.id}")
+
+    monkeypatch.setattr(training, "train", fail)
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Function that replaces training: it notes the strengths, and raises the error given for one."""
+    strengths = []
+
+    def run(errors):
+        def train(config, root, weights):
+            strengths.append(config.strength)
+            if config.strength in errors:
+                raise errors[config.strength]
+            keys = ("environment", "history", "final", "parameters")
+            return {"config": dataclasses.asdict(config), **{key: {} for key in keys}}
+
+        monkeypatch.setattr(training, "train", train)
+        return strengths
+
+    return run
+
+
+# A record.
+
+
+def test_record_is_complete(nested, folders):
+    config, record = nested
+    assert record["config"] == dataclasses.asdict(config)
+    assert record == read_record(config, folders[0])  # what is returned is what is written
+    losses = {"loss", "val_loss", "cross_entropy", "val_cross_entropy", "accuracy", "val_accuracy"}
+    assert set(record["history"]) == {*losses, "unique", "min", "max"}
+    assert {len(values) for values in record["history"].values()} == {2}
+    sizes = {"zip_bytes", "zip_dtype", "fp32_bytes", "file_bytes"}
+    assert set(record["final"]) == {*record["history"], "zeros", "entropy_bits", *sizes}
+    assert {key: values[-1] for key, values in record["history"].items()}.items() <= record["final"].items()
+    assert [p["shape"] for p in record["parameters"]] == [[64, 128], [128], [128, 10], [10]]
+    assert [p["granularity"] for p in record["parameters"]] == ["row", "scalar", "row", "scalar"]
+    for parameter in record["parameters"]:
+        assert sum(parameter["histogram"]["counts"]) == np.prod(parameter["shape"])
+        scale = parameter["scale"]
+        assert 100 * 2**-23 * (1 - 1e-5) <= scale["min"] <= scale["median"] <= scale["max"]  # six digits are kept
+        assert scale["min"] <= scale["mean"] <= scale["max"]
+
+
+def test_run_learns(nested):
+    final = nested[1]["final"]
+    assert final["val_accuracy"] > 0.7
+    assert 1 < final["unique"] <= final["max"] - final["min"] + 1
+
+
+def test_losses_agree_without_a_penalty(nested):
+    history = nested[1]["history"]
+    assert history["loss"] == history["cross_entropy"] and history["val_loss"] == history["val_cross_entropy"]
+
+
+def test_environment_names_what_it_ran_on(nested):
+    environment = nested[1]["environment"]
+    assert environment["keras_version"] == keras.__version__ and environment["numpy_version"] == np.__version__
+    assert environment["seconds"] > 0 and environment["device"].endswith("cpu")
+    assert 1 <= environment["cpus"] <= os.cpu_count()
+    assert environment["commit"] is None or len(environment["commit"].removesuffix("-dirty")) == 40
+
+
+def test_parameters_have_the_same_names_in_every_run(nested, folders):
+    names = [parameter["name"] for parameter in nested[1]["parameters"]]
+    record = run(digits_config(strength=1e-9, epochs=2, seed=43), *folders)
+    assert [parameter["name"] for parameter in record["parameters"]] == names
+    assert not any(character.isdigit() for name in names for character in name)
+
+
+def test_same_seed_gives_the_same_record(nested, folders, tmp_path):
+    config, record = nested
+    again = run(config, tmp_path / "runs", folders[1])
+    assert without_time(again) == without_time(record)
+
+
+def test_record_is_not_trained_again(nested, folders, no_training):
+    config, record = nested
+    before = record_path(config, folders[0]).stat().st_mtime_ns
+    assert run_all([config], *folders) == [record]
+    assert record_path(config, folders[0]).stat().st_mtime_ns == before
+
+
+def test_other_backend_is_refused(tmp_path, no_training):
+    config = digits_config(backend=OTHER_BACKEND)
+    message = f"{config.id} needs KERAS_BACKEND={OTHER_BACKEND}.* Received: backend '{BACKEND}'"
+    with pytest.raises(ValueError, match=message):
+        run(config, tmp_path, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_record_of_the_other_backend_is_read(tmp_path, pretend, monkeypatch):
+    config = digits_config(backend=OTHER_BACKEND)
+    pretend({})
+    monkeypatch.setattr(keras.backend, "backend", lambda: OTHER_BACKEND)
+    run(config, tmp_path, tmp_path)
+    monkeypatch.undo()
+    assert run(config, tmp_path, tmp_path)["config"]["backend"] == OTHER_BACKEND
+
+
+# Regimes.
+
+
+def baseline_weights(config, folders):
+    with np.load(folders[1] / "digits" / f"{float_config(config).id}.npz") as archive:
+        return [archive[f"arr_{i}"] for i in range(4)]
+
+
+def parameters_of(model):
+    """Return the values of the quantized parameters, in the order of the float network's weights."""
+    return [keras.ops.convert_to_numpy(variable) for variable, _ in training.quantized_parameters(model)]
+
+
+def test_pretrained_run_makes_its_baseline(pretrained, folders):
+    config, _ = pretrained
+    record = read_record(float_config(config), folders[0])
+    assert record["config"]["method"] == "float" and record["parameters"] == []
+    # The weights that are kept are those that the record describes.
+    network = dense_network((8, 8, 1), 10)
+    network.set_weights(baseline_weights(config, folders))
+    digits = datasets.load("digits")
+    predicted = network.predict(digits.x_test.astype("float32"), verbose=0).argmax(axis=-1)
+    assert np.mean(predicted == digits.y_test) == pytest.approx(record["final"]["val_accuracy"], abs=1e-5)
+    assert record["final"]["zip_dtype"] == "float32"
+    assert record["final"]["zip_bytes"] == zipped_bytes(baseline_weights(config, folders))[0]
+    assert "unique" not in record["final"]
+
+
+def test_pretrained_run_starts_from_exactly_the_weights_of_its_baseline(pretrained, folders):
+    config, record = pretrained
+    model = make_model(config, (8, 8, 1), 10, *folders)
+    for ours, theirs in zip(parameters_of(model), baseline_weights(config, folders), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    scratch = make_model(dataclasses.replace(config, regime="scratch"), (8, 8, 1), 10, *folders)
+    assert any(np.any(a != b) for a, b in zip(model.get_weights(), scratch.get_weights(), strict=True))
+    assert record["final"]["val_accuracy"] > 0.8
+
+
+def test_labels_are_mixed_with_the_answers_of_the_baseline(pretrained, folders):
+    config, _ = pretrained
+    digits = datasets.load("digits")
+    soft = training.with_soft_labels(dataclasses.replace(config, distillation=0.25), digits, *folders)
+    w1, b1, w2, b2 = baseline_weights(config, folders)
+    logits = np.maximum(digits.x_train.reshape(-1, 64) @ w1 + b1, 0) @ w2 + b2
+    powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / 3)
+    answers = powers / powers.sum(axis=1, keepdims=True)
+    expected = 0.75 * np.eye(10)[digits.y_train] + 0.25 * answers
+    np.testing.assert_allclose(soft.y_train, expected, atol=1e-4)
+    np.testing.assert_array_equal(soft.y_test.argmax(axis=1), digits.y_test)
+    assert soft.x_train is digits.x_train
+
+
+def test_run_with_soft_labels(pretrained, folders, tmp_path):
+    config = dataclasses.replace(pretrained[0], method="difference", strength=1e-8, regime="scratch", distillation=0.5)
+    record = training.train(config, tmp_path, folders[1])
+    assert record["final"]["val_accuracy"] > 0.8
+    assert (
+        record["history"]["cross_entropy"][-1] > record["history"]["val_cross_entropy"][-1]
+    )  # soft labels have entropy
+
+
+def test_baseline_is_used_again(pretrained, folders, monkeypatch):
+    config, _ = pretrained
+    monkeypatch.setattr(training, "fit", None)  # what training a baseline would call
+    make_model(dataclasses.replace(config, strength=1e-8), (8, 8, 1), 10, *folders)
+
+
+def test_lost_weights_are_trained_again_and_the_record_stays(pretrained, folders, tmp_path):
+    config, _ = pretrained
+    path = record_path(float_config(config), folders[0])
+    before = path.read_bytes()
+    make_model(config, (8, 8, 1), 10, folders[0], tmp_path)
+    assert path.read_bytes() == before
+    for ours, theirs in zip(baseline_weights(config, (None, tmp_path)), baseline_weights(config, folders), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_record_that_a_killed_run_did_not_write_is_made_from_a_new_baseline(pretrained, folders, tmp_path):
+    config, _ = pretrained
+    expected = read_record(float_config(config), folders[0])
+    shutil.copytree(folders[1], tmp_path / "weights")  # written before the record
+    make_model(config, (8, 8, 1), 10, tmp_path / "runs", tmp_path / "weights")
+    assert read_record(float_config(config), tmp_path / "runs")["final"] == expected["final"]
+
+
+def test_scratch_run_starts_from_the_initial_weights_of_the_float_network(tmp_path):
+    float_model = make_model(digits_config("float", granularity="scalar"), (8, 8, 1), 10, tmp_path, tmp_path)
+    model = make_model(digits_config(), (8, 8, 1), 10, tmp_path, tmp_path)
+    for ours, theirs in zip(parameters_of(model), float_model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+# Methods.
+
+
+def mean_term(method, pairs):
+    """Return the term of the thesis, section 3.2: the mean over all elements of the model."""
+    terms, sizes = [], []
+    for variable, quantizer in pairs:
+        parameter, scale = (keras.ops.convert_to_numpy(v).astype("float64") for v in (variable, quantizer.scale))
+        quotients = parameter / scale
+        sharing = 1 if quantizer.granularity == "row" else None
+        term = {
+            "max_bin": np.abs(quotients).max(axis=sharing),
+            "inverse": 1 / scale,
+            "difference": np.abs(parameter - quotients),
+        }[method]
+        terms.append(term.mean())
+        sizes.append(parameter.size)
+    return np.average(terms, weights=sizes)
+
+
+@pytest.mark.parametrize("method", ["max_bin", "inverse", "difference"])
+def test_penalty_is_in_the_loss_and_not_in_the_cross_entropy(method, tmp_path):
+    config = digits_config(method, 1e-3, epochs=1)
+    model = make_model(config, (8, 8, 1), 10, tmp_path, tmp_path)
+    digits = datasets.load("digits")
+    history = fit(config, model, digits)
+    logits = model.predict(digits.x_test.astype("float32"), verbose=0).astype("float64")
+    log_sums = np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)) + logits.max(axis=1)
+    expected = np.mean(log_sums - logits[np.arange(len(logits)), digits.y_test])
+    assert history["val_cross_entropy"] == [pytest.approx(expected, rel=1e-3)]
+    penalty = 1e-3 * mean_term(method, training.quantized_parameters(model))
+    assert penalty > 1e-6
+    difference = history["val_loss"][0] - history["val_cross_entropy"][0]
+    assert difference == pytest.approx(penalty, rel=1e-2, abs=1e-5)
+
+
+def test_setting_reaches_the_layers(tmp_path):
+    config = digits_config(strength=1e-8, update_stalled=False, rounding="nearest", epsilon=1e-5)
+    model = make_model(config, (8, 8, 1), 10, tmp_path, tmp_path)
+    quantizers = [quantizer for _, quantizer in training.quantized_parameters(model)]
+    assert [q.granularity for q in quantizers] == ["row", "scalar", "row", "scalar"]
+    assert {q.rounding for q in quantizers} == {"nearest"}
+    assert [float(q.rule.threshold) for q in quantizers] == [pytest.approx(1e-8)] * 4
+    assert {q.rule.update_stalled for q in quantizers} == {False}
+    assert float(model.optimizer.epsilon) == 1e-5
+    assert float(model.optimizer.learning_rate) == pytest.approx(config.learning_rate)
+
+
+def test_history_counts_the_integers_of_every_epoch(tmp_path):
+    config = digits_config(strength=1e-9)
+    model = make_model(config, (8, 8, 1), 10, tmp_path, tmp_path)
+    history = fit(config, model, datasets.load("digits"))
+    integers = np.concatenate([array.ravel() for array in model_integers(model).values()])
+    assert history["unique"] == [len(set(integers.tolist()))]
+    assert (history["min"], history["max"]) == ([integers.min()], [integers.max()])
+
+
+# Schedule, images and compilation.
+
+
+@pytest.mark.parametrize("protocol, steps", [("thesis", (40, 60)), ("laptop", (4, 6))])
+def test_learning_rate_falls_at_two_fifths_and_three_fifths_of_the_epochs(protocol, steps):
+    config = make_config("imagenette", "float", protocol=protocol)
+    rates = [scheduled_learning_rate(config, epoch) for epoch in range(config.epochs)]
+    first, second = steps
+    factors = [1.0] * first + [0.5] * (second - first) + [0.1] * (config.epochs - second)
+    np.testing.assert_allclose(rates, config.learning_rate * np.array(factors))
+
+
+def test_learning_rate_is_constant_without_a_schedule():
+    config = make_config("mnist", "float")
+    assert {scheduled_learning_rate(config, epoch) for epoch in range(config.epochs)} == {1e-4}
+
+
+def test_schedule_reaches_the_optimizer(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "STEPS", ((0.5, 0.0),))  # nothing is learned in the second of two epochs
+    config = digits_config("float", granularity="scalar", epochs=2, schedule="steps")
+    model = make_model(config, (8, 8, 1), 10, tmp_path, tmp_path)
+    history = fit(config, model, datasets.load("digits"))
+    assert history["val_loss"][0] == history["val_loss"][1]
+    assert float(model.optimizer.learning_rate) == 0
+    assert "learning_rate" not in history  # the configuration has it
+
+
+@pytest.mark.parametrize(
+    "dataset, sizes", [("mnist", {}), ("cifar10", {}), ("imagenette", {"size": 64, "train_size": 73})]
+)
+def test_images_are_loaded_in_the_size_of_the_configuration(monkeypatch, dataset, sizes):
+    monkeypatch.setattr(datasets, "load", lambda name, **arguments: (name, arguments))
+    assert load_dataset(make_config(dataset, "float", protocol="laptop")) == (dataset, sizes)
+
+
+@pytest.mark.parametrize("method", ["float", "nested"])
+def test_convolutions_are_not_compiled_by_xla_on_tensorflow_without_a_gpu(tmp_path, method):
+    tensorflow = pytest.importorskip("tensorflow")
+    if tensorflow.config.list_physical_devices("GPU"):
+        pytest.skip("has a GPU")
+    config = make_config("cifar10", method, protocol="laptop", backend=BACKEND)
+    model = make_model(config, (32, 32, 3), 10, tmp_path, tmp_path)
+    assert model.jit_compile == (BACKEND == "jax")  # XLA's convolutions take several times as long
+
+
+def test_convolutions_alone_are_quantized_by_the_granularity(tmp_path):
+    config = make_config("cifar10", "nested", 1e-11, "channel", protocol="laptop", backend=BACKEND)
+    pairs = quantized_parameters(make_model(config, (32, 32, 3), 10, tmp_path, tmp_path))
+    assert len(pairs) == 12
+    for variable, quantizer in pairs:
+        expected = (1, 1, variable.shape[2], 1) if len(variable.shape) == 4 else (1,)
+        assert tuple(quantizer.scale.shape) == expected
+
+
+def test_bigger_network_gets_float_images_as_they_are():
+    dataset = datasets.Dataset("made", *(make_images(4, 32) * 2), 10, "made here")
+    arguments = batches(make_config("cifar10", "float"), dataset)
+    assert arguments["x"].dtype == "float32" and arguments["batch_size"] == 128
+    np.testing.assert_array_equal(arguments["x"], dataset.x_train)
+    np.testing.assert_array_equal(arguments["validation_data"][0], dataset.x_test)
+
+
+def test_input_scale_applies_to_augmented_images_too(small_imagenette):
+    """Else the field of the configuration, and the digest in its name, would tell of something that was not done."""
+    for input_scale in (1.0, 1 / 255):
+        config = small_config("float", 0.0, input_scale=input_scale)
+        arguments = batches(config, load_dataset(config))
+        for examples in (arguments["x"], arguments["validation_data"]):
+            images, _ = next(iter(examples))
+            highest = float(images.numpy().max()) / input_scale
+            assert 128 < highest <= 255.01
+
+
+def make_images(number, size):
+    """Return images of noise, dark or bright by their class of two, and their labels."""
+    generator = np.random.default_rng(size)
+    labels = np.arange(number, dtype="int32") % 2
+    noise = generator.integers(0, 64, (number, size, size, 3)) + 128 * labels[:, None, None, None]
+    return noise.astype("uint8"), labels
+
+
+@pytest.fixture
+def small_imagenette(monkeypatch):
+    """Replace Imagenette by a few images of the configuration's size, and its network by two convolutions."""
+
+    def load(name, size, train_size):
+        return datasets.Dataset(name, *make_images(96, train_size), *make_images(32, size), 2, "made here")
+
+    def network(input_shape, num_classes):
+        layers, regularizer = keras.layers, keras.regularizers.L2(1e-2)
+        convolution = layers.Conv2D(4, 3, strides=2, kernel_regularizer=regularizer, name="convolution")
+        features = [convolution, layers.BatchNormalization(), layers.ReLU(), layers.GlobalAveragePooling2D()]
+        return keras.Sequential([keras.Input(input_shape), *features, layers.Dense(num_classes, name="output")])
+
+    monkeypatch.setattr(datasets, "load", load)
+    monkeypatch.setitem(training.NETWORKS, "imagenette", (network, training.NETWORKS["imagenette"][1]))
+
+
+def small_config(method="nested", strength=1e-9, **settings):
+    settings = {"protocol": "laptop", "epochs": 2, "batch_size": 32, "image_size": 16, "backend": BACKEND, **settings}
+    return make_config("imagenette", method, strength, "channel", **settings)
+
+
+def test_augmented_images_are_trained_on_and_the_l2_term_is_not_in_the_cross_entropy(small_imagenette, tmp_path):
+    record = run(small_config(), tmp_path, tmp_path)
+    assert [p["shape"] for p in record["parameters"]] == [[3, 3, 3, 4], [4]]
+    assert [p["granularity"] for p in record["parameters"]] == ["channel", "scalar"]
+    model = make_model(small_config(), (16, 16, 3), 2, tmp_path, tmp_path)
+    history = fit(small_config(), model, load_dataset(small_config()))
+    assert history["val_loss"] == record["history"]["val_loss"]  # augmentation is seeded, too
+    kernel = keras.ops.convert_to_numpy(model.get_layer("convolution").layer.kernel).astype("float64")
+    difference = history["val_loss"][-1] - history["val_cross_entropy"][-1]
+    assert difference == pytest.approx(1e-2 * np.sum(kernel**2), rel=1e-3)
+
+
+def test_pretrained_run_starts_from_the_statistics_of_its_baseline_too(small_imagenette, tmp_path):
+    config = small_config(regime="pretrained")
+    model = make_model(config, (16, 16, 3), 2, tmp_path, tmp_path)
+    with np.load(training.weights_path(float_config(config), tmp_path)) as archive:
+        mean, variance = archive["arr_4"], archive["arr_5"]  # after kernel, bias, gamma and beta
+    assert np.any(mean != 0) and np.any(variance != 1)
+    (normalization,) = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    np.testing.assert_array_equal(normalization.moving_mean, mean)
+    np.testing.assert_array_equal(normalization.moving_variance, variance)
+
+
+def test_cifar10_network_trains_one_step(tmp_path, rng):
+    config = make_config("cifar10", "nested", 1e-11, "channel", protocol="laptop", epochs=1, backend=BACKEND)
+    model = make_model(config, (32, 32, 3), 10, tmp_path, tmp_path)
+    dataset = datasets.Dataset("made", *(make_images(8, 32) * 2), 10, "made here")
+    before = [keras.ops.convert_to_numpy(quantizer.scale) for _, quantizer in quantized_parameters(model)]
+    history = fit(config, model, dataset)
+    assert history["unique"][0] > 1 and np.isfinite(history["val_loss"]).all()
+    after = [keras.ops.convert_to_numpy(quantizer.scale) for _, quantizer in quantized_parameters(model)]
+    assert all(np.all(new >= old) for new, old in zip(after, before, strict=True))
+    assert any(np.any(new > old) for new, old in zip(after, before, strict=True))
+
+
+# Several runs.
+
+
+def test_failed_run_is_reported_and_the_others_are_run(tmp_path, pretend, capsys):
+    configs = [digits_config(strength=strength) for strength in (0.0, 1e-9, 1e-8)]
+    assert pretend({1e-9: RuntimeError("no memory")}) == []
+    with pytest.raises(RuntimeError, match=rf"1 of 3 runs failed:\n{configs[1].id}: no memory"):
+        run_all(configs, tmp_path, tmp_path)
+    assert sorted(read_records(tmp_path)["strength"]) == [0, 1e-8]
+    assert "RuntimeError: no memory" in capsys.readouterr().err
+
+
+def test_damaged_record_is_reported_and_the_others_are_run(tmp_path, pretend):
+    configs = [digits_config(strength=strength) for strength in (0.0, 1e-9)]
+    strengths = pretend({})
+    damaged = record_path(configs[0], tmp_path)
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    with pytest.raises(RuntimeError, match=f"{damaged} is not a run record"):
+        run_all(configs, tmp_path, tmp_path)
+    assert strengths == [1e-9] and damaged.read_text() == "{"
+
+
+def test_interrupted_batch_resumes(tmp_path, pretend):
+    configs = [digits_config(strength=strength) for strength in (0.0, 1e-9, 1e-8)]
+    pretend({1e-9: KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        run_all(configs, tmp_path, tmp_path)
+    assert record_path(configs[0], tmp_path).exists()
+    strengths = pretend({})
+    strengths.clear()
+    records = run_all(configs, tmp_path, tmp_path)
+    assert strengths == [1e-9, 1e-8]
+    assert [record["config"]["strength"] for record in records] == [0, 1e-9, 1e-8]
+
+
+def test_progress_is_shown_on_a_terminal_only(tmp_path, pretend, monkeypatch, capsys):
+    pretend({})
+    configs = [digits_config(strength=strength) for strength in (0.0, 1e-9)]
+    run_all(configs, tmp_path, tmp_path)
+    assert capsys.readouterr() == ("", "")  # a notebook's stored outputs would differ from run to run
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    run_all(configs, tmp_path, tmp_path)
+    assert "training: 100%" in capsys.readouterr().err
+
+
+def test_records_are_valid_json(nested, folders):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    json.loads(record_path(nested[0], folders[0]).read_text(), parse_constant=refuse)
+
+
+# Published methods.
+
+FIELD_STRENGTHS = {"quant_noise": 0.5, "sinreq": 0.1, "tang": 0.1, "deep_hoyer": 0.1, "msqe": 10.0, "waveq": 0.1}
+FIELD_STRENGTHS["deep_compression"] = 0.5
+
+
+@pytest.mark.parametrize("method", FIELD)
+def test_published_method_trains_and_its_file_comes_back(method, tmp_path, monkeypatch):
+    """Five epochs on digits give more than 80 %, and the file has its integers, scales and outputs, bit for bit."""
+    monkeypatch.setattr(training, "STEPS_PER_EXECUTION", 1)  # quicker to compile
+    bits = 4 if FIELD[method].bits == "required" else None
+    settings = {"protocol": "compact", "epochs": 5, "batch_size": 100, "learning_rate": 1e-2, "bits": bits}
+    config = digits_config(method, FIELD_STRENGTHS.get(method, 0.0), "scalar", **settings)
+    digits = datasets.load("digits")
+    model = make_model(config, digits.input_shape, digits.num_classes, tmp_path, tmp_path)
+    assert fit(config, model, digits)["val_accuracy"][-1] > 0.8
+    training.keep(config, model, tmp_path)
+    loaded = load(training.weights_path(config, tmp_path))
+    quantizers = [[quantizer for _, quantizer in quantized_parameters(network)] for network in (model, loaded)]
+    assert [quantizer.granularity for quantizer in quantizers[0]] == ["scalar", "scalar"]  # the kernels'
+    for ours, theirs in zip(*quantizers, strict=True):
+        np.testing.assert_array_equal(*[keras.ops.convert_to_numpy(q.scale) for q in (ours, theirs)])
+    for ours, theirs in zip(*[model_integers(network).values() for network in (model, loaded)], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    x = digits.x_test.astype("float32") / 16
+    np.testing.assert_array_equal(*[keras.ops.convert_to_numpy(network(x)) for network in (model, loaded)])
