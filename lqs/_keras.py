@@ -1,0 +1,18 @@
+"""Every private name of Keras that `lqs` needs, and nothing else: none of them has a public one."""
+
+import keras
+from keras.src.backend.common import global_state
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.backend.common.variables import AutocastScope
+from keras.src.models.functional import Functional
+
+__all__ = ["AutocastScope", "Functional", "get_stateless_scope", "global_state", "is_concrete"]
+
+
+def is_concrete(tensor):
+    """Return whether a tensor has a value, and does not merely stand for one in a function that is being compiled."""
+    try:
+        keras.ops.convert_to_numpy(tensor)
+    except Exception:  # each backend has its own
+        return False
+    return True
