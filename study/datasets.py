@@ -1,23 +1,25 @@
-"""Data sets: the thesis's three (MNIST, CIFAR-10, Imagenette) and scikit-learn's digits, never downloaded.
+"""Datasets: the three of the thesis (MNIST, CIFAR-10, Imagenette), and the digits of scikit-learn.
 
-The splits are the publishers'; as in the thesis, the test set serves as validation set. `study.downloads` tells where
-the files are looked for. Archives are read in memory and never unpacked; no pickle is loaded but those of known
-hashes.
+The splits are the publishers'. As in the thesis, the test set serves as validation set, unless a hold-out takes its
+place. `study.downloads` says where the files are looked for. Archives are read in memory and never unpacked. A pickle
+is loaded only if its hash is the published one.
 """
 
 import contextlib
+import dataclasses
 import functools
 import gzip
 import hashlib
 import io
-import os
 import pickle
+import tarfile
 import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
 import pooch
 
+from lqs.file.atomic import replacing
 from study import downloads
 from study.augmentation import augmented
 
@@ -66,7 +68,7 @@ class Dataset:
     """Images and labels of a classification task.
 
     Args:
-        name: name of the data set, as in `load`.
+        name: name of the dataset, as in `load`.
         x_train, x_test: uint8 images `(examples, height, width, channels)`, unscaled.
         y_train, y_test: int32 labels `(examples,)`, from 0 to `num_classes - 1`.
         num_classes: number of classes.
@@ -109,8 +111,8 @@ class Dataset:
         return train, _pipeline(self.x_test, self.y_test, batch_size)
 
 
-def load(name, *, mirror=None, cache=None, size=160, train_size=None):
-    """Return the data set `name`.
+def load(name, *, mirror=None, cache=None, size=160, train_size=None, holdout=None):
+    """Return the dataset `name`.
 
     | name         | training examples | test examples | image             | values   | classes |
     |--------------|-------------------|---------------|-------------------|----------|---------|
@@ -123,14 +125,18 @@ def load(name, *, mirror=None, cache=None, size=160, train_size=None):
         name: one of the above.
         mirror: folder or URL (http, https, file) that holds `mnist/`, `cifar10/` and `imagenette/`. Default:
             the environment variable `LQS_MIRROR`.
-        cache: folder that keeps the files. Default: see above.
+        cache: folder that keeps the files. Default: see `study.downloads`.
         size: Imagenette only: height and width that images are scaled and cropped (centre) to. The decoded
             images are kept in the cache and read by a memory map (read only).
         train_size: Imagenette only: that of the training images, which random crops are taken from. Default: `size`.
+        holdout: `None`, or the number of training examples that take the place of the test set, so that choices can
+            be made without it. They are drawn at random, the same on every machine and for every seed of a run;
+            the rest keeps its order.
 
     Raises:
-        ValueError: if there is no such data set or a size is not a positive integer.
+        ValueError: if there is no such dataset, or a size or `holdout` is not a number that it can have.
         ConnectionError: if no source has a usable copy of a file.
+        OSError: if the cache is read-only or full.
 
     Example:
 
@@ -140,51 +146,80 @@ def load(name, *, mirror=None, cache=None, size=160, train_size=None):
     """
     if name not in _LOADERS:
         raise ValueError(f"Argument `name` must be one of {tuple(_LOADERS)}. Received: name={name!r}")
-    sizes = {"train": size if train_size is None else train_size, "val": size}
-    for argument, received in (("size", size), ("train_size", sizes["train"])):
-        if not isinstance(received, int) or isinstance(received, bool) or received < 1:
-            raise ValueError(f"Argument `{argument}` must be a positive integer. Received: {argument}={received!r}")
-    mirror = mirror or os.environ.get("LQS_MIRROR")
-    obtain = functools.partial(downloads.obtain, cache=downloads.cache_folder(cache), mirror=mirror)
-    return _LOADERS[name](obtain, sizes)
+    train_size = size if train_size is None else train_size
+    for argument, received in {"size": size, "train_size": train_size, "holdout": holdout}.items():
+        if received is not None or argument == "size":
+            _check_positive(argument, received)
+    cache = downloads.cache_folder(cache)
+    fetch = functools.partial(downloads.fetch, cache=cache, mirror=mirror)
+    with downloads.storing(cache, f"{name} needs {_megabytes(name, size, train_size)} MB"):
+        dataset = _LOADERS[name](fetch, size, train_size)
+        if holdout is None:
+            return dataset
+        test_like = dataset if train_size == size else _LOADERS[name](fetch, size, size)
+    return _hold_out(dataset, holdout, test_like.x_train)
 
 
-def _load_mnist(obtain, sizes):
-    arrays = []
-    for name, known_hash in MNIST_HASHES.items():
-        urls = tuple(url + name for url in MNIST_URLS)
-        arrays.append(obtain(downloads.File("mnist", {name: known_hash}, urls, _read_idx))[1])
-    x_train, y_train, x_test, y_test = arrays
+def _check_positive(argument, received):
+    if not isinstance(received, int) or isinstance(received, bool) or received < 1:
+        raise ValueError(f"Argument `{argument}` must be a positive integer. Received: {argument}={received!r}")
+
+
+def _megabytes(name, size, train_size):
+    """Return the space that a dataset takes in the cache."""
+    pixels = sum(IMAGENETTE_COUNTS["train"]) * train_size**2 + sum(IMAGENETTE_COUNTS["val"]) * size**2
+    return {"mnist": 12, "cifar10": 360, "imagenette": 100 + 3 * pixels // 10**6, "digits": 0}[name]
+
+
+def _hold_out(dataset, number, images):
+    """Return the dataset with `number` examples of `images`, the training images in test size, as the test set."""
+    total = len(dataset.x_train)
+    if number >= total:
+        message = f"must be less than the {total} training examples of {dataset.name}"
+        raise ValueError(f"Argument `holdout` {message}. Received: holdout={number}")
+    order = np.random.RandomState(0).permutation(total)  # unlike default_rng, the same in every version of NumPy
+    kept, held = np.sort(order[:-number]), np.sort(order[-number:])
+    return dataclasses.replace(
+        dataset,
+        x_train=dataset.x_train[kept],
+        y_train=dataset.y_train[kept],
+        x_test=images[held],
+        y_test=dataset.y_train[held],
+        source=f"{dataset.source}; {number} training examples as test set",
+    )
+
+
+def _load_mnist(fetch, size, train_size):
+    x_train, y_train, x_test, y_test = (
+        fetch("mnist", {name: known_hash}, [url + name for url in MNIST_URLS], _read_idx)[1]
+        for name, known_hash in MNIST_HASHES.items()
+    )
     return Dataset("mnist", x_train, y_train, x_test, y_test, 10, "mnist/*-ubyte.gz, the publishers' files")
 
 
-def _load_cifar10(obtain, sizes):
-    path, members = obtain(downloads.File("cifar10", dict.fromkeys(CIFAR10_NAMES), CIFAR10_URLS, _read_cifar10))
+def _load_cifar10(fetch, size, train_size):
+    path, batches = fetch("cifar10", dict.fromkeys(CIFAR10_NAMES), CIFAR10_URLS, _read_cifar10)
     if path.suffix != ".tar":
         with contextlib.suppress(OSError):  # it only saves time
-            # A plain tar is ten times as fast to read as a compressed one.
-            pickles = {f"cifar-10-batches-py/{name}": data for name, data in members.items()}
-            downloads.write_tar(path.with_name(CIFAR10_NAMES[0]), pickles)
-    *train, test = [_unpickle(members[name]) for name in CIFAR10_MEMBERS]
-    images, labels = zip(*train, strict=True)
-    x_train, y_train, (x_test, y_test) = np.concatenate(images), np.concatenate(labels), test
-    return Dataset("cifar10", x_train, y_train, x_test, y_test, 10, "cifar10/*_batch*, the publisher's pickles")
+            _write_cifar10(path.with_name(CIFAR10_NAMES[0]), batches)
+    images, labels = zip(*map(_unpickle, batches.values()), strict=True)
+    x_train, y_train = np.concatenate(images[:-1]), np.concatenate(labels[:-1])
+    return Dataset("cifar10", x_train, y_train, images[-1], labels[-1], 10, "cifar10/*_batch*, the publisher's pickles")
 
 
-def _load_imagenette(obtain, sizes):
-    path, members = obtain(downloads.File("imagenette", IMAGENETTE_HASHES, IMAGENETTE_URLS, _read_imagenette))
+def _load_imagenette(fetch, size, train_size):
+    path, images = fetch("imagenette", IMAGENETTE_HASHES, IMAGENETTE_URLS, _read_imagenette)
     digest = pooch.file_hash(str(path))
     arrays = []
-    for split, counts in IMAGENETTE_COUNTS.items():
-        images = [data for name, data in members.items() if name.startswith(f"{split}/")]
-        size = sizes[split]
-        arrays.append(_decoded(path.with_name(f"{digest[:16]}-{split}-{size}.npy"), images, size))
+    for split, side in (("train", train_size), ("val", size)):
+        files = [data for name, data in images.items() if name.startswith(f"{split}/")]
+        counts = IMAGENETTE_COUNTS[split]
+        arrays.append(_decoded(path.with_name(f"{digest[:16]}-{split}-{side}.npy"), files, side))
         arrays.append(np.repeat(np.arange(len(counts), dtype="int32"), counts))  # paths are sorted by class
-    x_train, y_train, x_test, y_test = arrays
-    return Dataset("imagenette", x_train, y_train, x_test, y_test, 10, f"imagenette/{path.name}, sha256 {digest}")
+    return Dataset("imagenette", *arrays, 10, f"imagenette/{path.name}, sha256 {digest}")
 
 
-def _load_digits(obtain, sizes):
+def _load_digits(fetch, size, train_size):
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -201,34 +236,31 @@ _LOADERS = {
 }
 
 
-def _read_idx(path, known_hash):
+def _read_idx(path):
     """Return the images or labels of an MNIST file."""
-    downloads.check_hash(path, known_hash)
     data = gzip.decompress(path.read_bytes())
     if data[3] == 1:  # the number of axes
         return np.frombuffer(data, "uint8", offset=8).astype("int32")
     return np.frombuffer(data, "uint8", offset=16).reshape(-1, 28, 28, 1)
 
 
-def _read_cifar10(path, known_hash):
+def _read_cifar10(path):
     """Return the pickles of a CIFAR-10 archive by their names, each of its published md5."""
-    pickles = downloads.read_tar(path, r"cifar-10-batches-py/(data|test)_batch(_\d)?")
-    members = {name.split("/")[1]: data for name, data in pickles}
+    pickles = dict(downloads.read_tar(path, r"cifar-10-batches-py/(data|test)_batch(_\d)?"))
+    batches = {name: pickles.get(f"cifar-10-batches-py/{name}", b"") for name in CIFAR10_MEMBERS}
     for name, known_md5 in CIFAR10_MEMBERS.items():
-        if hashlib.md5(members.get(name, b"")).hexdigest() != known_md5:
+        if hashlib.md5(batches[name]).hexdigest() != known_md5:
             raise ValueError(f"member {name} is missing or not of the published md5 {known_md5}")
-    return members
+    return batches
 
 
-def _read_imagenette(path, known_hash):
-    """Return the JPEG files of an Imagenette archive by their sorted paths `split/class/name.JPEG`."""
-    if known_hash is not None:
-        downloads.check_hash(path, known_hash)
-    images = downloads.read_tar(path, r"[^/]+/(train|val)/n\d+/[^/.][^/]*\.JPEG")
-    members = dict(sorted((name.split("/", 1)[1], data) for name, data in images))
-    if hashlib.sha256("\n".join(members).encode()).hexdigest() != IMAGENETTE_PATHS:
-        raise ValueError(f"its {len(members)} image paths are not the published ones")
-    return members
+def _write_cifar10(path, batches):
+    """Write the pickles as a plain tar, which is ten times as fast to read as a compressed one."""
+    with replacing(path) as partial, tarfile.open(partial, "w") as archive:
+        for name, data in batches.items():
+            header = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            header.size = len(data)
+            archive.addfile(header, io.BytesIO(data))
 
 
 def _unpickle(data):
@@ -239,25 +271,34 @@ def _unpickle(data):
     return batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(batch[b"labels"], "int32")
 
 
-def _decoded(path, images, size):
-    """Return the JPEG files `images` as a memory map `(examples, size, size, 3)`, decoded to `path` once."""
+def _read_imagenette(path):
+    """Return the JPEG files of an Imagenette archive by their sorted paths `split/class/name.JPEG`."""
+    files = downloads.read_tar(path, r"[^/]+/(train|val)/n\d+/[^/.][^/]*\.JPEG")
+    images = dict(sorted((name.split("/", 1)[1], data) for name, data in files))
+    if hashlib.sha256("\n".join(images).encode()).hexdigest() != IMAGENETTE_PATHS:
+        raise ValueError(f"its {len(images)} image paths are not the published ones")
+    return images
+
+
+def _decoded(path, files, size):
+    """Return the JPEG files as a memory map `(examples, size, size, 3)`, decoded to `path` once."""
     checksum = path.with_name(path.name + ".sha256")
     if not (path.exists() and checksum.exists() and pooch.file_hash(str(path)) == checksum.read_text()):
-        with downloads.replacing(path) as partial:
-            _decode(partial, images, size)
+        with replacing(path) as partial:
+            _decode(partial, files, size)
             checksum.write_text(pooch.file_hash(str(partial)))
     return np.load(path, mmap_mode="r")
 
 
-def _decode(path, images, size):
+def _decode(path, files, size):
     from PIL import Image, ImageOps
 
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, 3)}
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for data in images:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), size, size, 3)}
+    with open(path, "wb") as output:  # image by image: all of them may not fit into memory
+        np.lib.format.write_array_header_1_0(output, header)
+        for data in files:
             image = Image.open(io.BytesIO(data)).convert("RGB")
-            file.write(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC).tobytes())
+            output.write(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC).tobytes())
 
 
 def _pipeline(images, labels, batch_size, shuffle_seed=None):
