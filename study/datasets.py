@@ -5,14 +5,12 @@ place. `study.downloads` says where the files are looked for. Archives are read 
 is loaded only if its hash is the published one.
 """
 
-import contextlib
 import dataclasses
 import functools
 import gzip
 import hashlib
 import io
 import pickle
-import tarfile
 import warnings
 from dataclasses import dataclass, field
 
@@ -55,12 +53,8 @@ IMAGENETTE_HASHES = {
     "imagenette2-160.tar.xz": None,
     "imagenette2-160sq.tar": "sha256:4c9461430e70b18f04ecadcb176e5f3b534075cb772f87768b3f01a6ad2aad56",
 }
-# sha256 of the sorted paths `split/class/name.JPEG`, one a line, and their number in each class.
+# sha256 of the sorted paths `split/class/name.JPEG`, one a line.
 IMAGENETTE_PATHS = "1d3b7e4e6d4af6b70a59b3a3dbeb85b33a623ea7039c536dbade63e771d028b1"
-IMAGENETTE_COUNTS = {
-    "train": (963, 955, 993, 858, 941, 956, 961, 931, 951, 960),
-    "val": (387, 395, 357, 386, 409, 394, 389, 419, 399, 390),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,36 +141,25 @@ def load(name, *, mirror=None, cache=None, size=160, train_size=None, holdout=No
     if name not in _LOADERS:
         raise ValueError(f"Argument `name` must be one of {tuple(_LOADERS)}. Received: name={name!r}")
     train_size = size if train_size is None else train_size
-    for argument, received in {"size": size, "train_size": train_size, "holdout": holdout}.items():
-        if received is not None or argument == "size":
-            _check_positive(argument, received)
+    for argument, received in (("size", size), ("train_size", train_size)):
+        if not isinstance(received, int) or isinstance(received, bool) or received < 1:
+            raise ValueError(f"Argument `{argument}` must be a positive integer. Received: {argument}={received!r}")
     cache = downloads.cache_folder(cache)
     fetch = functools.partial(downloads.fetch, cache=cache, mirror=mirror)
-    with downloads.storing(cache, f"{name} needs {_megabytes(name, size, train_size)} MB"):
+    megabytes = {"mnist": 12, "cifar10": 170, "imagenette": 100 + 0.0402 * max(size, train_size) ** 2, "digits": 0}
+    with downloads.storing(cache, f"{name} needs {megabytes[name]:.0f} MB"):
         dataset = _LOADERS[name](fetch, size, train_size)
         if holdout is None:
             return dataset
         test_like = dataset if train_size == size else _LOADERS[name](fetch, size, size)
-    return _hold_out(dataset, holdout, test_like.x_train)
-
-
-def _check_positive(argument, received):
-    if not isinstance(received, int) or isinstance(received, bool) or received < 1:
-        raise ValueError(f"Argument `{argument}` must be a positive integer. Received: {argument}={received!r}")
-
-
-def _megabytes(name, size, train_size):
-    """Return the space that a dataset takes in the cache."""
-    pixels = sum(IMAGENETTE_COUNTS["train"]) * train_size**2 + sum(IMAGENETTE_COUNTS["val"]) * size**2
-    return {"mnist": 12, "cifar10": 360, "imagenette": 100 + 3 * pixels // 10**6, "digits": 0}[name]
+        return _hold_out(dataset, holdout, test_like.x_train)
 
 
 def _hold_out(dataset, number, images):
     """Return the dataset with `number` examples of `images`, the training images in test size, as the test set."""
     total = len(dataset.x_train)
-    if number >= total:
-        message = f"must be less than the {total} training examples of {dataset.name}"
-        raise ValueError(f"Argument `holdout` {message}. Received: holdout={number}")
+    if not (isinstance(number, int) and 0 < number < total):
+        raise ValueError(f"Argument `holdout` must be an integer from 1 to {total - 1}. Received: holdout={number!r}")
     order = np.random.RandomState(0).permutation(total)  # unlike default_rng, the same in every version of NumPy
     kept, held = np.sort(order[:-number]), np.sort(order[-number:])
     return dataclasses.replace(
@@ -185,7 +168,7 @@ def _hold_out(dataset, number, images):
         y_train=dataset.y_train[kept],
         x_test=images[held],
         y_test=dataset.y_train[held],
-        source=f"{dataset.source}; {number} training examples as test set",
+        source=f"{dataset.source}; {number} of its training examples as test set",
     )
 
 
@@ -198,11 +181,8 @@ def _load_mnist(fetch, size, train_size):
 
 
 def _load_cifar10(fetch, size, train_size):
-    path, batches = fetch("cifar10", dict.fromkeys(CIFAR10_NAMES), CIFAR10_URLS, _read_cifar10)
-    if path.suffix != ".tar":
-        with contextlib.suppress(OSError):  # it only saves time
-            _write_cifar10(path.with_name(CIFAR10_NAMES[0]), batches)
-    images, labels = zip(*map(_unpickle, batches.values()), strict=True)
+    _, batches = fetch("cifar10", dict.fromkeys(CIFAR10_NAMES), CIFAR10_URLS, _read_cifar10)
+    images, labels = zip(*batches, strict=True)
     x_train, y_train = np.concatenate(images[:-1]), np.concatenate(labels[:-1])
     return Dataset("cifar10", x_train, y_train, images[-1], labels[-1], 10, "cifar10/*_batch*, the publisher's pickles")
 
@@ -212,10 +192,10 @@ def _load_imagenette(fetch, size, train_size):
     digest = pooch.file_hash(str(path))
     arrays = []
     for split, side in (("train", train_size), ("val", size)):
-        files = [data for name, data in images.items() if name.startswith(f"{split}/")]
-        counts = IMAGENETTE_COUNTS[split]
-        arrays.append(_decoded(path.with_name(f"{digest[:16]}-{split}-{side}.npy"), files, side))
-        arrays.append(np.repeat(np.arange(len(counts), dtype="int32"), counts))  # paths are sorted by class
+        files = {name: data for name, data in images.items() if name.startswith(split)}
+        _, labels = np.unique([name.split("/")[1] for name in files], return_inverse=True)
+        arrays.append(_decoded(path.with_name(f"{digest[:16]}-{split}-{side}.npy"), files.values(), side))
+        arrays.append(labels.astype("int32"))
     return Dataset("imagenette", *arrays, 10, f"imagenette/{path.name}, sha256 {digest}")
 
 
@@ -228,12 +208,7 @@ def _load_digits(fetch, size, train_size):
     return Dataset("digits", *parts, num_classes=10, source="scikit-learn's load_digits, first 1500 to train")
 
 
-_LOADERS = {
-    "mnist": _load_mnist,
-    "cifar10": _load_cifar10,
-    "imagenette": _load_imagenette,
-    "digits": _load_digits,
-}
+_LOADERS = {"mnist": _load_mnist, "cifar10": _load_cifar10, "imagenette": _load_imagenette, "digits": _load_digits}
 
 
 def _read_idx(path):
@@ -245,26 +220,17 @@ def _read_idx(path):
 
 
 def _read_cifar10(path):
-    """Return the pickles of a CIFAR-10 archive by their names, each of its published md5."""
-    pickles = dict(downloads.read_tar(path, r"cifar-10-batches-py/(data|test)_batch(_\d)?"))
-    batches = {name: pickles.get(f"cifar-10-batches-py/{name}", b"") for name in CIFAR10_MEMBERS}
+    """Return images and labels of each pickle of a CIFAR-10 archive. None is loaded before all hashes are checked."""
+    files = downloads.read_tar(path, r"cifar-10-batches-py/(data|test)_batch(_\d)?")
+    pickles = {name.split("/")[1]: data for name, data in files}
     for name, known_md5 in CIFAR10_MEMBERS.items():
-        if hashlib.md5(batches[name]).hexdigest() != known_md5:
+        if hashlib.md5(pickles.get(name, b"")).hexdigest() != known_md5:
             raise ValueError(f"member {name} is missing or not of the published md5 {known_md5}")
-    return batches
-
-
-def _write_cifar10(path, batches):
-    """Write the pickles as a plain tar, which is ten times as fast to read as a compressed one."""
-    with replacing(path) as partial, tarfile.open(partial, "w") as archive:
-        for name, data in batches.items():
-            header = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            header.size = len(data)
-            archive.addfile(header, io.BytesIO(data))
+    return [_unpickle(pickles[name]) for name in CIFAR10_MEMBERS]
 
 
 def _unpickle(data):
-    """Return images and labels of a CIFAR-10 pickle, whose hash was checked by `_read_cifar10`."""
+    """Return images `(examples, height, width, channels)` and labels of a pickle."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy on the dtype of 2009
         batch = pickle.loads(data, encoding="bytes")
@@ -282,23 +248,17 @@ def _read_imagenette(path):
 
 def _decoded(path, files, size):
     """Return the JPEG files as a memory map `(examples, size, size, 3)`, decoded to `path` once."""
-    checksum = path.with_name(path.name + ".sha256")
-    if not (path.exists() and checksum.exists() and pooch.file_hash(str(path)) == checksum.read_text()):
-        with replacing(path) as partial:
-            _decode(partial, files, size)
-            checksum.write_text(pooch.file_hash(str(partial)))
-    return np.load(path, mmap_mode="r")
-
-
-def _decode(path, files, size):
     from PIL import Image, ImageOps
 
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), size, size, 3)}
-    with open(path, "wb") as output:  # image by image: all of them may not fit into memory
-        np.lib.format.write_array_header_1_0(output, header)
-        for data in files:
-            image = Image.open(io.BytesIO(data)).convert("RGB")
-            output.write(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC).tobytes())
+    if not path.exists():
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), size, size, 3)}
+        # Image by image: all of them may not fit into memory.
+        with replacing(path) as partial, open(partial, "wb") as output:
+            np.lib.format.write_array_header_1_0(output, header)
+            for data in files:
+                image = Image.open(io.BytesIO(data)).convert("RGB")
+                output.write(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC).tobytes())
+    return np.load(path, mmap_mode="r")
 
 
 def _pipeline(images, labels, batch_size, shuffle_seed=None):

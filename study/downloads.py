@@ -22,7 +22,6 @@ from pathlib import Path, PurePosixPath
 import pooch
 from tqdm.auto import tqdm
 
-from lqs.file.atomic import replacing
 from study.paths import RAW
 
 TIMEOUT = 30  # seconds without a byte
@@ -58,14 +57,18 @@ def fetch(folder, registry, urls, read, cache=None, mirror=None):
     Raises:
         ConnectionError: if no source has a usable copy. The message says where to put one.
     """
+
+    def download_checked(url, path, _):
+        download(url, path)
+        if registry[name] is None:  # otherwise pooch compares the hash before it moves the file into the cache
+            read(Path(path))
+
     cache, failures = cache_folder(cache) / folder, []
     for url in _sources(cache, registry, urls, mirror or os.environ.get("LQS_MIRROR")):
-        path = cache / url.rsplit("/", 1)[1]
+        name = url.rsplit("/", 1)[1]
         try:
-            if url == path.as_uri():
-                return path, read(_retrieve(url, registry[path.name], path))
-            with replacing(path) as partial:
-                return path, read(_retrieve(url, registry[path.name], partial))
+            path = Path(pooch.retrieve(url, registry[name], name, cache, downloader=download_checked))
+            return path, read(path)
         except UNUSABLE as error:
             if _is_about_storage(error):
                 raise
@@ -76,12 +79,12 @@ def fetch(folder, registry, urls, read, cache=None, mirror=None):
     )
 
 
-def download(url, path, pooch=None):
-    """Copy `url` to `path`, with a progress bar if there is a terminal. A downloader for pooch.
+def download(url, path):
+    """Copy `url` to `path`, with a progress bar if there is a terminal.
 
     Raises:
-        TimeoutError: if no byte arrives for `TIMEOUT` seconds, if the mean speed is below `MIN_SPEED`, or if it
-            takes longer than `MAX_SECONDS`.
+        TimeoutError: if no byte comes for `TIMEOUT` seconds, or the mean speed is below `MIN_SPEED`, or it takes
+            longer than `MAX_SECONDS`.
     """
     start = time.monotonic()
     Path(path).unlink(missing_ok=True)  # pooch's temporary file is readable by its owner alone
@@ -92,7 +95,7 @@ def download(url, path, pooch=None):
                 file.write(chunk)
                 bar.update(len(chunk))
                 seconds = time.monotonic() - start
-                if seconds > MAX_SECONDS or seconds > TIMEOUT and file.tell() < MIN_SPEED * seconds:
+                if seconds > MAX_SECONDS or (seconds > TIMEOUT and file.tell() < MIN_SPEED * seconds):
                     raise TimeoutError(f"too slow: {file.tell()} bytes in {seconds:.0f} seconds")
 
 
@@ -147,17 +150,12 @@ class _Member(tarfile.TarInfo):
 
 
 def _sources(cache, registry, urls, mirror):
-    """Yield the URLs of the copies: those in the cache, those that the mirror may have, the publishers'."""
+    """Yield the URLs of the copies in the cache, of those that the mirror may have, and of the publishers'."""
     yield from (path.as_uri() for path in map(cache.joinpath, registry) if path.exists())
     if mirror:
         base = str(mirror) if "://" in str(mirror) else Path(mirror).expanduser().resolve().as_uri()
         yield from (f"{base.rstrip('/')}/{cache.name}/{name}" for name in registry)
     yield from urls
-
-
-def _retrieve(url, known_hash, path):
-    """Return `path` with the file of this hash, downloaded if it is not there yet."""
-    return Path(pooch.retrieve(url, known_hash, path.name, path.parent, downloader=download))
 
 
 def _is_about_storage(error):
