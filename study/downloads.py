@@ -128,7 +128,7 @@ def read_tar(path, pattern):
     with tarfile.open(path, "r:*", tarinfo=_Member) as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # tarfile would keep every header
-            num_members, num_bytes = num_members + 1, num_bytes + abs(member.size)
+            num_members, num_bytes = num_members + 1, num_bytes + member.size
             if num_members > MAX_MEMBERS or num_bytes > MAX_BYTES:
                 raise ValueError(f"the archive has more than {MAX_MEMBERS} members or {MAX_BYTES} bytes")
             name = str(PurePosixPath(member.name))
