@@ -1,5 +1,6 @@
 """Tests of `study.downloads`: a small file in a cache, at mirrors, and at a publisher made here; archives."""
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -78,10 +79,8 @@ def serve():
                 if announce:
                     self.send_header("Content-Length", str(path.stat().st_size))
                 self.end_headers()
-                try:
+                with contextlib.suppress(OSError):  # the client closes the connection
                     send(self.wfile, path.read_bytes())
-                except OSError:
-                    pass  # the client has closed the connection
 
             def log_message(self, *args):
                 pass
