@@ -196,7 +196,8 @@ def _load_imagenette(fetch, size, train_size):
         _, labels = np.unique([name.split("/")[1] for name in files], return_inverse=True)
         arrays.append(_decoded(path.with_name(f"{digest[:16]}-{split}-{side}.npy"), files.values(), side))
         arrays.append(labels.astype("int32"))
-    return Dataset("imagenette", *arrays, 10, f"imagenette/{path.name}, sha256 {digest}")
+    x_train, y_train, x_test, y_test = arrays
+    return Dataset("imagenette", x_train, y_train, x_test, y_test, 10, f"imagenette/{path.name}, sha256 {digest}")
 
 
 def _load_digits(fetch, size, train_size):

@@ -20,7 +20,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 import pooch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from study.paths import RAW
 
@@ -112,8 +112,11 @@ def storing(folder, need):
     except OSError as error:
         if not _is_about_storage(error):
             raise
-        message = f"Cannot write into {folder}: {need}. Set the environment variable LQS_DATA to another folder"
-        raise OSError(error.errno, f"{message} ({error.strerror or error})") from error
+        reason = error.strerror or error
+        message = (
+            f"Cannot write into {folder} ({reason}): {need}. Set the environment variable LQS_DATA to another folder"
+        )
+        raise OSError(message) from error
 
 
 def read_tar(path, pattern):
@@ -127,7 +130,7 @@ def read_tar(path, pattern):
     num_members = num_bytes = 0
     with tarfile.open(path, "r:*", tarinfo=_Member) as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # tarfile would keep every header
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
             num_members, num_bytes = num_members + 1, num_bytes + member.size
             if num_members > MAX_MEMBERS or num_bytes > MAX_BYTES:
                 raise ValueError(f"the archive has more than {MAX_MEMBERS} members or {MAX_BYTES} bytes")

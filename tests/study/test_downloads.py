@@ -223,10 +223,10 @@ def test_full_or_read_only_cache_is_reported_in_one_line(fetch, mirror, tmp_path
         raise error
 
     monkeypatch.setattr(downloads, "download", fail)
-    with pytest.raises(OSError, match="Cannot write into") as caught, downloads.storing(tmp_path, "texts need 4 MB"):
+    message = f"Cannot write into {tmp_path} .*(No space|Pooch could not).*: texts need 4 MB. Set .* LQS_DATA"
+    with pytest.raises(OSError, match=message) as caught, downloads.storing(tmp_path, "texts need 4 MB"):
         fetch(mirror=mirror)
-    assert f"{tmp_path}: texts need 4 MB. Set the environment variable LQS_DATA to another" in str(caught.value)
-    assert "No space" in str(caught.value) or "Pooch could not" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_other_errors_are_not_about_the_cache(tmp_path):
