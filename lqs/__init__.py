@@ -6,7 +6,7 @@ from lqs.file.reader import FileFormatError
 from lqs.file.saving import load, save
 from lqs.file.sizes import size_report
 from lqs.inspection import summary
-from lqs.layers import QuantConv2D, QuantDense
+from lqs.layers import QuantConv2D, QuantDense, QuantizedParameters
 from lqs.penalties import CodeLengthPenalty, DifferencePenalty, InversePenalty, MaxBinPenalty, Penalty
 from lqs.quantizer import NestedQuantization
 from lqs.rounding import Rounding

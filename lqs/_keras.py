@@ -6,7 +6,7 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.variables import AutocastScope
 from keras.src.models.functional import Functional
 
-__all__ = ["AutocastScope", "Functional", "add_sublayers", "get_stateless_scope", "global_state", "is_concrete"]
+__all__ = ["AutocastScope", "Functional", "get_stateless_scope", "global_state", "is_concrete", "set_sublayers"]
 
 
 def is_concrete(tensor):
@@ -18,8 +18,11 @@ def is_concrete(tensor):
     return True
 
 
-def add_sublayers(layer, name, sublayers):
+def set_sublayers(layer, name, sublayers):
     """Set the attribute `name` of a layer that is built already to a list of layers and `None`."""
     layer._tracker.unlock()
+    for known in getattr(layer, name, []):
+        if known is not None:
+            layer._tracker.untrack(known)
     setattr(layer, name, sublayers)
     layer._tracker.lock()

@@ -4,7 +4,7 @@ import keras
 
 from lqs.copying import copied, copied_as_float
 from lqs.inspection import quantized_parameters, set_shares
-from lqs.layers import QuantizedParameters, convert
+from lqs.layers import QuantizedLayer, QuantizedParameters, convert
 from lqs.quantizer import NestedQuantization
 from lqs.substitution import quantize_values
 
@@ -26,9 +26,9 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
     """Return a copy of a Keras layer or model whose parameters pass through nested quantization layers.
 
     Weights are kept, and so are the names and classes of layers and models, with their methods: each layer with
-    parameters to quantize becomes a `lqs.layers.QuantizedLayer` that is still an instance of its class. Float parameters
-    are quantized; what is frozen is quantized and stays frozen, its scales too. Layers that already own quantized
-    parameters are left as they are. A compiled model gives a compiled copy, its optimizer new.
+    parameters to quantize becomes a `lqs.layers.QuantizedLayer` that is still an instance of its class. Float
+    parameters are quantized; what is frozen is quantized and stays frozen, its scales too. Parameters that are
+    quantized already, `QuantDense` and `QuantConv2D` are left as they are. A compiled model gives a compiled copy, its optimizer new.
 
     Args:
         layer: a built `keras.layers.Layer` or `keras.Model`.
@@ -152,9 +152,9 @@ def _candidates(layer):
     layers = layer._flatten_layers()
     seen: set[int] = set()
     for inner in layers:
-        if isinstance(inner, QuantizedParameters):
+        if isinstance(inner, QuantizedLayer):
             seen.update(id(variable) for variable, _ in inner.quantized_parameters())
-        if isinstance(inner, NestedQuantization):
+        elif isinstance(inner, (QuantizedParameters, NestedQuantization)):
             seen.update(id(variable) for variable in inner.variables)
     candidates = []
     for owner in reversed(layers):  # inner layers first: the innermost one owns a variable

@@ -33,11 +33,11 @@ def copied(layer, change=lambda copy: copy):
             other, known = owners.setdefault(id(source), (node, target))
             if known is not target:
                 raise ValueError(
-                    f"Argument `layer` must not have layers that share weights by reference, which come apart in a copy: "
-                    f"{other.name!r} and {node.name!r} share {source.path!r}. Hand what is shared from layer to layer as "
-                    "an input, or put both layers into one model with a `get_config` of its own."
+                    "Argument `layer` must not have layers that share weights by reference, which come apart in a copy: "
+                    f"{other.name!r} and {node.name!r} share {source.path!r}. Hand what is shared from layer to layer "
+                    "as an input, or put both layers into one model with a `get_config` of its own."
                 )
-        return change(made)
+        return _compile(change(made), node)
 
     return _clone(layer, copy, {})
 
@@ -50,7 +50,7 @@ def copied_as_float(layer):
         float_copy = _float_copy(node)
         own = {id(weight) for inner in _nested_layers(node) for weight in inner.weights}
         pairs.extend(zip([w for w in node.weights if id(w) not in own], float_copy.weights, strict=True))
-        return float_copy
+        return _compile(float_copy, node)
 
     return _clone(layer, copy, {}), pairs
 
@@ -114,7 +114,7 @@ def _refuse_quantized(copy, layer):
 
 
 def _made_again(layer, make):
-    """Return what `make` makes of a layer's configuration, built and compiled as the layer is."""
+    """Return what `make` makes of a layer's configuration, built as the layer is."""
     if type(layer) is keras.layers.Lambda:  # without weights; Keras would not make its function from a configuration
         parts = {"function": layer.function, "output_shape": layer._output_shape, "mask": layer.mask}
         return type(layer)(**{**keras.layers.Layer.get_config(layer), **parts, "arguments": layer.arguments})
@@ -134,6 +134,11 @@ def _made_again(layer, make):
         with as_float(layer):
             copy.build_from_config(layer.get_build_config() or {})
         copy.built = True
+    return copy
+
+
+def _compile(copy, layer):
+    """Compile a copy as the layer is: last, since the optimizer takes note of the weights."""
     if isinstance(layer, keras.Model) and layer.compiled:
         copy.compile_from_config(layer.get_compile_config())
     return copy

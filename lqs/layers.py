@@ -5,7 +5,7 @@ import functools
 
 import keras
 
-from lqs._keras import add_sublayers
+from lqs._keras import set_sublayers
 from lqs.quantizer import NestedQuantization
 from lqs.substitution import call_with_values, is_substituted, quantize_values
 
@@ -152,11 +152,10 @@ class QuantizedModel(QuantizedLayer):
         return [found.get(id(weight)) for weight in self.float_weights()]
 
     def quantized_parameters(self):
+        own = zip(_own_weights(self), self.own_quantizers, strict=True)
+        pairs = [(weight, quantizer) for weight, quantizer in own if quantizer is not None]
         nodes = [node for node in parts(self) if isinstance(node, QuantizedLayer)]
-        own = zip(_own_weights(self), self.own_quantizers, strict=False)
-        return [(w, quantizer) for w, quantizer in own if quantizer is not None] + [
-            pair for node in nodes for pair in node.quantized_parameters()
-        ]
+        return pairs + [pair for node in nodes for pair in node.quantized_parameters()]
 
 
 REGISTERED = {"QuantizedLayer": QuantizedLayer, "QuantizedModel": QuantizedModel}
@@ -168,7 +167,7 @@ def convert(layer, quantizers):
     """Convert a built layer or model in place, see `QuantizedLayer`, and return it.
 
     Args:
-        layer: a `keras.layers.Layer` or `keras.Model`.
+        layer: a `keras.layers.Layer` or `keras.Model`. If it has been converted before, its quantizers stay.
         quantizers: a prototype `NestedQuantization`, its configuration, or `None`, for each of `layer.weights`.
 
     Raises:
@@ -184,23 +183,42 @@ def convert(layer, quantizers):
         if (quantizer := copies[id(variable)]) is not None:
             quantizer.build_for(variable)
             quantizer.trainable = variable.trainable
-    is_model = isinstance(layer, keras.Model)
-    for node in parts(layer) if is_model else [layer]:
-        own = [copies[id(weight)] for weight in node.weights]
-        if any(own) and not isinstance(node, QuantizedParameters):
-            node.__class__ = quantized_class("QuantizedLayer", type(node))
-            add_sublayers(node, "quantizers", own)
-    if is_model:
-        own = [copies[id(weight)] for weight in _own_weights(layer)]
-        layer.__class__ = quantized_class("QuantizedModel", type(layer))
-        add_sublayers(layer, "own_quantizers", own)
+    if not isinstance(layer, keras.Model):
+        _give(layer, copies)
+        return layer
+    for part in parts(layer):
+        if isinstance(part, QuantizedLayer) or not isinstance(part, QuantizedParameters):
+            _give(part, copies)
+    known = layer.own_quantizers if isinstance(layer, QuantizedModel) else []
+    own = [copies[id(weight)] for weight in _own_weights(layer)]
+    _become(layer, "QuantizedModel", "own_quantizers", _either(known, own) if known else own)
     return layer
+
+
+def _give(layer, quantizers):
+    """Convert a layer that is no model, if there are quantizers for its weights, by their `id`."""
+    is_converted = isinstance(layer, QuantizedLayer)
+    weights = layer.float_weights() if is_converted else layer.weights
+    own = [quantizers[id(weight)] for weight in weights]
+    if any(own):
+        _become(layer, "QuantizedLayer", "quantizers", _either(layer.quantizers, own) if is_converted else own)
+
+
+def _either(known, new):
+    return [old or other for old, other in zip(known, new, strict=True)]
+
+
+def _become(layer, base, attribute, quantizers):
+    if not isinstance(layer, QuantizedLayer):
+        layer.__class__ = quantized_class(base, type(layer))
+    set_sublayers(layer, attribute, quantizers)
 
 
 def _own_weights(model):
     """Return the weights of a model that none of the layers has that it consists of."""
-    of_parts = {id(weight) for part in parts(model) for weight in part.weights}
-    return [weight for weight in model.weights if id(weight) not in of_parts]
+    layers = [*parts(model), *(layer for layer in model._flatten_layers() if isinstance(layer, NestedQuantization))]
+    of_layers = {id(weight) for layer in layers for weight in layer.weights}
+    return [weight for weight in model.weights if id(weight) not in of_layers]
 
 
 def parts(model):
