@@ -48,6 +48,13 @@ class Contents(NamedTuple):
     tensors: list
 
 
+class Header(NamedTuple):
+    """The header of a `.lqs` file: the configuration of the Keras model, and the entries of the tensors."""
+
+    configuration: dict
+    entries: list
+
+
 @dataclass
 class Tensor:
     """One array of a `.lqs` file.
@@ -114,10 +121,10 @@ def parse(content, max_bytes=MAX_BYTES, decoder=None):
 
 
 def parse_header(content, max_bytes=MAX_BYTES):
-    """Return the configuration and the entries of a file, checked like `parse` does, without decoding its arrays."""
+    """Return the `Header` in the bytes of a file, checked as `parse` does, without decoding the arrays."""
     with _Refusing():
         header, body = split(content)
-        return header["model"], check_entries(header, body, max_bytes)
+        return Header(header["model"], check_entries(header, body, max_bytes))
 
 
 class _Refusing:

@@ -175,7 +175,8 @@ def _restoring_global_state():
 
 
 def _one_line(error):
-    lines = str(error).split("\n")
+    """Return the first line of an error, of the innermost one where Keras quotes it behind a configuration."""
+    lines = str(error).rsplit("Exception encountered: ", 1)[-1].split("\n")
     return f"{type(error).__name__}: {lines[0]}"
 
 
