@@ -91,7 +91,7 @@ def best_octave(values, counts):
         values: the distinct integers, in order.
         counts: how often each is there.
     """
-    bits = {}
+    bits: dict[int | None, float] = {}
     for octave in range(MAX_OCTAVE + 1):
         bin_, exponent, _ = bins(values, octave)
         symbols = bin_ - bin_[0]
@@ -102,8 +102,8 @@ def best_octave(values, counts):
         bits[octave] = 8 * len(in_bin) - np.sum(in_bin * np.log2(frequencies)) + np.sum(exponent * counts)
         if not exponent.any():
             break  # a finer resolution changes nothing
-    octave = min(bits, key=bits.__getitem__, default=None)
-    return octave, bits.get(octave, np.inf)
+    best = min(bits, key=bits.__getitem__, default=None)
+    return best, bits.get(best, np.inf)
 
 
 def pack_bits(groups, widths):

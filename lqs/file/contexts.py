@@ -97,12 +97,15 @@ class Flags:
             _contexts_of_zero(around, num_around, seen).ravel(),
             _contexts_of_sign(np.stack([signs[self.rows, columns] for signs in around])),
         )
-        counts = [
-            _counts(num_rows, num, rows, contexts, flags)
-            for num, rows, contexts, flags in zip(NUM_CONTEXTS, (self.all_rows, self.rows), self.contexts, self.flags)
+        self.counts = [
+            _counts(num_rows, NUM_CONTEXTS[0], self.all_rows, self.contexts[0], self.flags[0]),
+            _counts(num_rows, NUM_CONTEXTS[1], self.rows, self.contexts[1], self.flags[1]),
+            _counts_of_magnitudes(num_rows, self.rows, self.magnitudes),
         ]
-        self.counts = [*counts, _counts_of_magnitudes(num_rows, self.rows, self.magnitudes)]
-        self.frequencies = [_frequencies(*c, d) for c, d in zip(self.counts, DENOMINATORS, strict=True)]
+        self.frequencies = [
+            _frequencies(total, ones, denominator)
+            for (total, ones), denominator in zip(self.counts, DENOMINATORS, strict=True)
+        ]
 
     def num_bits(self):
         """Return the information of all flags: about what their codes take, without coding them."""
@@ -115,15 +118,12 @@ class Flags:
     def in_order(self):
         """Return all flags, and the frequency of a 1 of each, in the order in which they are coded."""
         groups = [
-            (rows, flags, frequencies[rows, contexts])
-            for rows, flags, frequencies, contexts in zip(
-                (self.all_rows, self.rows), self.flags, self.frequencies, self.contexts
-            )
+            (self.all_rows, self.flags[0], self.frequencies[0][self.all_rows, self.contexts[0]]),
+            (self.rows, self.flags[1], self.frequencies[1][self.rows, self.contexts[1]]),
         ]
         for smallest in range(1, MAX_MAGNITUDE + 1):
             is_as_large = self.magnitudes >= smallest
-            rows = self.rows[is_as_large]
-            flags = self.magnitudes[is_as_large] > smallest
+            rows, flags = self.rows[is_as_large], self.magnitudes[is_as_large] > smallest
             groups.append((rows, flags, self.frequencies[2][rows, smallest - 1]))
         positions = _positions([rows for rows, *_ in groups], len(self.counts[0][0]))
         flags = np.empty(sum(map(len, positions)), bool)

@@ -122,7 +122,7 @@ def _check_loads(content):
             configuration, entries = reader.parse_header(content, max_bytes=np.inf)
             _rebuild(configuration, [_without_values(entry) for entry in entries])
     except FileFormatError as error:
-        raise ValueError(f"Argument `model` must be a model that can be loaded again, but it cannot: {error}") from error
+        raise ValueError(f"Argument `model` must be one that can be loaded again. {error}") from error
 
 
 def _without_values(entry):

@@ -50,9 +50,14 @@ def test_nothing_is_replaced_by_what_did_not_reach_the_disk(tmp_path, monkeypatc
 
 def test_failed_block_leaves_the_old_file(tmp_path):
     (tmp_path / "a.lqs").write_bytes(b"old")
-    with pytest.raises(KeyError), replacing(tmp_path / "a.lqs") as partial:
-        partial.write_bytes(b"ne")
-        raise KeyError
+
+    def fail():
+        with replacing(tmp_path / "a.lqs") as partial:
+            partial.write_bytes(b"ne")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert (tmp_path / "a.lqs").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 

@@ -103,7 +103,7 @@ def test_configuration_is_not_changed_by_making_a_model_of_it(model):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_committed_files_load_and_are_coded_as_they_are(path):
-    """They name modules that are gone, such as `lqs.nested`. Codings and lengths stay; log scales may differ by a bit."""
+    """They name modules that are gone, such as `lqs.nested`. Codings and lengths stay; log scales may move a bit."""
     assert ours(read(path).configuration)
     model = load(path)
     packed = pack_model(model)
@@ -126,9 +126,7 @@ def test_classes_are_found_by_load_alone(model, tmp_path):
     assert int(result.stdout) == len(model.variables)
 
 
-@pytest.mark.parametrize(
-    "name", ["__lambda__", "Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"]
-)
+@pytest.mark.parametrize("name", ["__lambda__", "Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"])
 def test_classes_with_code_are_refused_at_any_depth(name, model):
     """`TFSMLayer` runs the saved model at a path that its configuration names; the others hold code themselves."""
     assert name in UNSAFE_CLASSES and (name == "__lambda__" or hasattr(L, name))
