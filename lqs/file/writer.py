@@ -15,7 +15,7 @@ from lqs.file.layout import CHECKSUM, DICTIONARY, MAGIC, PREFIX, VERSION, VERSIO
 MAX_SPAN = 2**24  # of integers that are counted rather than sorted
 # A coding is not tried where it would take more than another one does, by this share and these bytes. Codes take as
 # many bits as their frequencies say, up to a thousandth and the words of the coder's state.
-MARGIN, MARGIN_BYTES = 0.01, 64
+MARGIN, MARGIN_BYTES = 0.002, 32
 
 
 class Candidate(NamedTuple):
