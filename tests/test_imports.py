@@ -157,7 +157,7 @@ HEAVY = ["keras", "tensorflow", "jax", "torch", "pandas", "constriction"]
 def test_import_of_lqs_imports_no_backend():
     loaded = in_fresh_process("import sys, lqs; print(lqs.__version__, *sys.modules)")
     assert loaded[0] == lqs.__version__
-    assert set(HEAVY + ["numpy"]) & set(loaded) == set()
+    assert {*HEAVY, "numpy"} & set(loaded) == set()
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["info", "model.lqs"]], ids=["version", "info"])
@@ -182,11 +182,8 @@ def registered_classes():
     """Return the names of classes in lqs that are decorated by `register_keras_serializable("lqs")`."""
     trees = [ast.parse(path.read_text()) for path in sources("lqs").values()]
     classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    return {f"lqs>{node.name}" for node in classes if 'register_keras_serializable("lqs")' in map_decorators(node)}
-
-
-def map_decorators(node):
-    return " ".join(ast.unparse(decorator).replace("'", '"') for decorator in node.decorator_list)
+    registered = "keras.saving.register_keras_serializable('lqs')"
+    return {f"lqs>{node.name}" for node in classes if registered in map(ast.unparse, node.decorator_list)}
 
 
 @pytest.mark.parametrize(
