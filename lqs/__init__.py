@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lqs.penalties import DifferencePenalty as DifferencePenalty
     from lqs.penalties import InversePenalty as InversePenalty
     from lqs.penalties import MaxBinPenalty as MaxBinPenalty
+    from lqs.quantizer import MIN_SCALE as MIN_SCALE
     from lqs.quantizer import NestedQuantization as NestedQuantization
     from lqs.rules import Frozen as Frozen
     from lqs.rules import GradientRatio as GradientRatio
@@ -48,7 +49,7 @@ _MODULES = {
     "lqs.inspection": ["summary"],
     "lqs.layers": ["QuantConv2D", "QuantDense"],
     "lqs.penalties": ["CodeLengthPenalty", "DifferencePenalty", "InversePenalty", "MaxBinPenalty"],
-    "lqs.quantizer": ["NestedQuantization"],
+    "lqs.quantizer": ["MIN_SCALE", "NestedQuantization"],
     "lqs.rules": ["Frozen", "GradientRatio", "StraightThrough"],
 }  # as above, which type checkers read
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -58,7 +59,7 @@ __all__ = ["__version__", *_MODULE_OF]
 
 def _register() -> None:
     """Import what registers classes, if Keras is there: it finds registered classes only, and imports no module."""
-    if "keras" in sys.modules:
+    if sys.modules.get("keras"):
         importlib.import_module("lqs.layers")  # imports rules, penalties, roundings and the quantizer
         methods = importlib.import_module("lqs.methods")
         for module in pkgutil.iter_modules(methods.__path__, "lqs.methods."):

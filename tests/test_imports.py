@@ -12,7 +12,7 @@ import lqs
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Names of one line may import each other where Python allows it; a folder stands for all of its modules.
+# From the first to the last; names on one line do not need each other. A folder stands for all of its modules.
 LIBRARY = """
     _keras strengths
     granularity
@@ -30,12 +30,13 @@ LIBRARY = """
     export
     cli
 """
-FILE = "atomic reader; writer; saving; sizes"
+FILE = "atomic layout checks configuration; bins; contexts compiled; ans; reader; writer; saving; sizes"
 STUDY = """
     paths
     downloads
     augmentation
     datasets
+    examples
     networks
     protocols
     methods
@@ -43,6 +44,7 @@ STUDY = """
     grid
     environment statistics
     records
+    weights
     training
     gpu
     figures
@@ -105,7 +107,7 @@ def arrows(package, depth=1):
 def test_a_module_imports_only_from_rooms_before_its_own(package, order, depth):
     found = {module.split(".")[depth] for module in MODULES if f"{module}.".startswith(f"{package}.")} - {"__init__"}
     assert found - set(order) == set(), "a new room needs its place in the order"
-    assert [pair for pair in arrows(package, depth) if order[pair[1]] > order[pair[0]]] == []
+    assert [pair for pair in arrows(package, depth) if order[pair[1]] >= order[pair[0]]] == []
 
 
 def test_the_library_never_imports_the_study():
