@@ -13,7 +13,6 @@ True
 
 import importlib
 import importlib.util
-import pkgutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +33,11 @@ if TYPE_CHECKING:
     from lqs.penalties import DifferencePenalty as DifferencePenalty
     from lqs.penalties import InversePenalty as InversePenalty
     from lqs.penalties import MaxBinPenalty as MaxBinPenalty
-    from lqs.quantizer import MIN_SCALE as MIN_SCALE
     from lqs.quantizer import NestedQuantization as NestedQuantization
     from lqs.rules import Frozen as Frozen
     from lqs.rules import GradientRatio as GradientRatio
     from lqs.rules import StraightThrough as StraightThrough
+    from lqs.scales import MIN_SCALE as MIN_SCALE
 
 _MODULES = {
     "lqs.control": ["TargetSize"],
@@ -49,8 +48,9 @@ _MODULES = {
     "lqs.inspection": ["summary"],
     "lqs.layers": ["QuantConv2D", "QuantDense"],
     "lqs.penalties": ["CodeLengthPenalty", "DifferencePenalty", "InversePenalty", "MaxBinPenalty"],
-    "lqs.quantizer": ["MIN_SCALE", "NestedQuantization"],
+    "lqs.quantizer": ["NestedQuantization"],
     "lqs.rules": ["Frozen", "GradientRatio", "StraightThrough"],
+    "lqs.scales": ["MIN_SCALE"],
 }  # as above, which type checkers read
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -61,9 +61,7 @@ def _register() -> None:
     """Import what registers classes, if Keras is there: it finds registered classes only, and imports no module."""
     if sys.modules.get("keras"):
         importlib.import_module("lqs.layers")  # imports rules, penalties, roundings and the quantizer
-        methods = importlib.import_module("lqs.methods")
-        for module in pkgutil.iter_modules(methods.__path__, "lqs.methods."):
-            importlib.import_module(module.name)
+        importlib.import_module("lqs.methods").register()
 
 
 if not TYPE_CHECKING:  # a checker that saw it would take every name for granted

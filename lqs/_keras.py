@@ -1,12 +1,29 @@
-"""Every name of Keras that lqs needs and Keras has not published: nothing else in lqs imports `keras.src`.
+"""Every private name of Keras that `lqs` needs, and nothing else: none of them has a public one.
 
-Keras may move them without notice. `tests/lqs/test_keras.py` holds each of them to what lqs needs of it.
+Keras may move them without notice: `tests/lqs/test_keras.py` holds each to what lqs needs of it.
 """
 
+import keras
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.variables import AutocastScope
 from keras.src.export.export_utils import get_input_signature
 from keras.src.models.functional import Functional
 
-__all__ = ["AutocastScope", "Functional", "get_input_signature", "get_stateless_scope", "global_state"]
+__all__ = [
+    "AutocastScope",
+    "Functional",
+    "get_input_signature",
+    "get_stateless_scope",
+    "global_state",
+    "is_concrete",
+]
+
+
+def is_concrete(tensor):
+    """Return whether a tensor has a value, and does not merely stand for one in a function that is being compiled."""
+    try:
+        keras.ops.convert_to_numpy(tensor)
+    except Exception:  # each backend has its own
+        return False
+    return True

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from lqs.file.sizes import file_bytes, fp32_bytes, size_report
-from lqs.penalties import Penalty
-from lqs.quantizer import MIN_SCALE, nested_layers
-from lqs.rules import validate_strength
+from lqs.inspection import nested_layers, penalties
+from lqs.scales import MIN_SCALE
+from lqs.strengths import validate_strength
 
 RATE_RANGE = 1e6  # how far from where it starts a rate may go, either way
 SCALES_FROM = 0.5  # share of the training from which on scales are moved, too
@@ -96,7 +96,7 @@ class TargetSize(keras.callbacks.Callback):
         self.bump, self.scale_gain, self.tolerance = bump, scale_gain, tolerance
 
     def on_train_begin(self, logs=None):
-        self.penalties = [layer for layer in self.model._flatten_layers() if isinstance(layer, Penalty)]
+        self.penalties = penalties(self.model)
         rates = {float(penalty.rate) for penalty in self.penalties}
         if not rates or min(rates) <= 0:
             raise ValueError(
@@ -154,7 +154,7 @@ class TargetSize(keras.callbacks.Callback):
         layers = [layer for layer in nested_layers(self.model) if layer.penalty is not None]
         bits = 8 * size / sum(layer.size for layer in layers)
         factor = math.exp(self.scale_gain * math.log(2) * max(bits - SPARSE_BITS, 0) * error)
-        for layer in (layer for layer in layers if layer.scale_weight.trainable):
+        for layer in (layer for layer in layers if layer.is_scale_learned):
             scale = factor * keras.ops.convert_to_numpy(layer.scale)
             layer.scale_weight.assign(layer.scale_weight_of(np.maximum(scale, MIN_SCALE).astype("float32")))
 

@@ -3,9 +3,9 @@
 import tempfile
 
 import keras
-from keras.src.models.functional import Functional  # has no public name
 
-from lqs.inspection import quantized_parameters
+from lqs._keras import Functional
+from lqs.inspection import quantized_parameters, set_shares
 from lqs.layers import (
     QuantConv2D,
     QuantDense,
@@ -67,7 +67,9 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
         raise ValueError(f"Argument `where` must be a function of a layer and its variable. Received: where={where!r}")
     _validate_layer(layer)
     _validate_steps(layer)
-    return _clone(layer, lambda node: _wrap(node, prototypes, where))
+    quantized = _clone(layer, lambda node: _wrap(node, prototypes, where))
+    set_shares(quantized)
+    return quantized
 
 
 def dequantize(layer):
@@ -141,8 +143,6 @@ def _wrap(layer, prototypes, where):
     wrapper = QuantizedModel if isinstance(copy, keras.Model) else QuantizedLayer
     wrapped = wrapper(copy, quantizers, name=layer.name)
     wrapped.build()
-    for variable, quantizer in wrapped.quantized_parameters():
-        quantizer.initialize_scale(variable.value)
     if isinstance(copy, keras.Model) and copy.compiled:
         wrapped.compile_from_config(copy.get_compile_config())
     return wrapped

@@ -1,10 +1,10 @@
-"""Statistics of the integers and scales of a quantized model."""
+"""Inspection: what a quantized model consists of, and tables of its integers and scales."""
 
 import keras
 import numpy as np
-import pandas as pd
 
 from lqs.layers import QuantizedParameters
+from lqs.quantizer import NestedQuantization
 
 
 def quantized_parameters(model):
@@ -12,6 +12,53 @@ def quantized_parameters(model):
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, QuantizedParameters)]
     pairs = [pair for layer in layers for pair in layer.quantized_parameters()]
     return list({id(variable): (variable, quantizer) for variable, quantizer in pairs}.values())
+
+
+def nested_layers(model):
+    """Return every built `NestedQuantization` inside a layer or model, in the order of its weights."""
+    return [inner for inner in model._flatten_layers() if isinstance(inner, NestedQuantization) and inner.built]
+
+
+def penalties(model):
+    """Return the penalties of a model that has been quantized: those that training uses, not their prototype.
+
+    Example: the rate of all parameters, twice as large from here on.
+
+    >>> from lqs.conversion import quantize
+    >>> from lqs.penalties import InversePenalty
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> quantized = quantize(model, kernel=NestedQuantization(penalty=InversePenalty(1e-8)), bias=None)
+    >>> for penalty in penalties(quantized):
+    ...     _ = penalty.rate.assign(2 * penalty.rate)
+    >>> penalties(quantized)[0].get_config()["rate"]
+    2e-08
+    """
+    return [layer.penalty for layer in nested_layers(model) if layer.penalty is not None]
+
+
+def rules(model):
+    """Return the rules of a model that has been quantized: those that training uses, not their prototype."""
+    return [layer.rule for layer in nested_layers(model)]
+
+
+def set_shares(model):
+    """Give every quantized parameter its share in the terms of the penalties: that of its elements.
+
+    `lqs.quantize` and `lqs.load` do it. It is needed for models that are put together of `lqs.QuantDense` and the like,
+    whose parameters count for 1 each until then, and for parts of a model that become another one.
+
+    Example:
+
+    >>> from lqs.layers import QuantDense
+    >>> layers = [QuantDense(2, kernel_quantizer=NestedQuantization()) for _ in range(2)]
+    >>> set_shares(keras.Sequential([keras.Input((6,)), *layers]))
+    >>> [layer.kernel_quantizer.share for layer in layers]
+    [0.75, 0.25]
+    """
+    layers = nested_layers(model)
+    total = sum(layer.size for layer in layers)
+    for layer in layers:
+        layer.share = layer.size / total
 
 
 def model_integers(model):
@@ -81,6 +128,8 @@ def summary(model):
         shape granularity  unique  entropy_bits
     0  (4, 3)      scalar       1           0.0
     """
+    import pandas as pd
+
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"Argument `model` must be a Keras layer or model. Received: model={model!r}")
     rows = [_summary_row(variable, quantizer) for variable, quantizer in quantized_parameters(model)]

@@ -4,8 +4,8 @@ import inspect
 
 import keras
 import numpy as np
-from keras.src.backend.common.variables import AutocastScope  # has no public name
 
+from lqs._keras import AutocastScope
 from lqs.quantizer import NestedQuantization
 
 
@@ -95,8 +95,7 @@ class _QuantizedKernelAndBias(QuantizedParameters):
     def build(self, input_shape):
         super().build(input_shape)
         for variable, quantizer in self.quantized_parameters():
-            quantizer.build(variable.shape)
-            quantizer.initialize_scale(variable.value)
+            quantizer.build_for(variable)
 
     def call(self, inputs):
         values = quantize_values(self.quantized_parameters())
@@ -126,8 +125,7 @@ class QuantDense(_QuantizedKernelAndBias, keras.layers.Dense):
 
     Example:
 
-    >>> from lqs.rules import GradientRatio
-    >>> layer = QuantDense(4, kernel_quantizer=NestedQuantization("row", GradientRatio(1e-10)))
+    >>> layer = QuantDense(4, kernel_quantizer=NestedQuantization("row"))
     >>> layer.build((None, 3))
     >>> tuple(layer.kernel_quantizer.scale.shape)
     (3, 1)
@@ -178,7 +176,7 @@ class _QuantizedWhole(QuantizedParameters):
                 f"layer {self.layer.name!r}. Received: {len(self.quantizers)} entries"
             )
         for variable, quantizer in self.quantized_parameters():
-            quantizer.build(variable.shape)
+            quantizer.build_for(variable)
         self.built = True
 
     def call(self, inputs=None, *args, training=None, **kwargs):

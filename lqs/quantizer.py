@@ -1,21 +1,17 @@
 """The nested quantization layer: a layer whose input is a parameter tensor of another layer."""
 
+import dataclasses
 import math
-import weakref
 
 import keras
-import numpy as np
 from keras import ops
-from keras.src.backend.common.stateless_scope import get_stateless_scope  # has no public name
 
-from lqs.granularity import scale_shape, sharing_axes, validate_granularity
+from lqs._keras import get_stateless_scope, is_concrete
+from lqs.granularity import sharing_axes, validate_granularity
 from lqs.penalties import validate_penalty
-from lqs.rounding import get_rounding, validate_rounding
-from lqs.rules import FLOAT32_EPSILON, GradientRatio, Measured, MinValue, Rule, get_rule
-from lqs.scales import MEASURES, get_measure
-
-MIN_SCALE = 100 * FLOAT32_EPSILON
-PARAMETRIZATIONS = ("linear", "log")
+from lqs.rounding import NamedRounding, Rounding, validate_rounding
+from lqs.rules import GradientRatio, Rule, as_rule
+from lqs.scales import Scale, validate_initial_scale, validate_parametrization
 
 
 @keras.saving.register_keras_serializable("lqs")
@@ -40,17 +36,23 @@ class NestedQuantization(keras.layers.Layer):
         granularity: axes along which `s` varies: `"scalar"`, `"row"`, `"column"`, `"channel"`, `"filter"` or a
             tuple of axes. See `lqs.granularity.varying_axes`.
         rule: gradient of the scale: `GradientRatio`, `StraightThrough`, `Frozen` or a function, which has to be
-            registered by `keras.saving.register_keras_serializable` if the model is to be loaded; or `Measured`: no
-            gradient, but a scale that is computed from the parameter. `None` stands for `GradientRatio()`. A penalty
-            that gives the scale, `WaveQPenalty`, comes before.
+            registered by `keras.saving.register_keras_serializable` if the model is to be loaded; or
+            `lqs.rules.Measured`: no gradient, but a scale that is computed from the parameter. `None` stands for
+            `GradientRatio()`. A penalty that measures the scale, such as WaveQ's, comes before.
         penalty: loss term: `MaxBinPenalty`, `InversePenalty`, `DifferencePenalty`, `CodeLengthPenalty`, or another
             `Penalty`, or `None`.
         rounding: `"floor"` (the thesis's), `"nearest"` or a `Rounding`.
         bits: `None` for unbounded integers (the thesis's), or the width of the signed integers to clip to.
-        initial_scale: value of `s` before training, at least `100 * 2**-23` (the default); or a name among
-            `lqs.scales.MEASURES`, such as `"lsq"`, to compute it from the initial values of the parameter.
+        initial_scale: value of `s` before training, at least `100 * 2**-23`; or a name among `lqs.scales.MEASURES`,
+            such as `"lsq"`, to compute it from the initial values of the parameter. `None` stands for `100 * 2**-23`
+            (the thesis's), and with `bits`, where that would clip everything, for `"max"`.
         parametrization: `"linear"`, the trainable weight is `s` itself (the thesis's), or `"log"`, it is `log s`: a
             step of the optimizer then changes a scale by a factor, whatever its size.
+        share: weight of this parameter among all of a model in the term of the penalty. `lqs.quantize` sets it, to the
+            share of the elements; `None` stands for 1, until it is set.
+
+    Attributes:
+        scale_weight: the trainable weight, `s` or `log s`.
 
     Input shape:
         Any; the parameter's, fixed at `build`.
@@ -77,8 +79,9 @@ class NestedQuantization(keras.layers.Layer):
         penalty=None,
         rounding="floor",
         bits=None,
-        initial_scale=MIN_SCALE,
+        initial_scale=None,
         parametrization="linear",
+        share=None,
         **kwargs,
     ):
         # The arithmetic is in float32 at least, also under a mixed-precision policy.
@@ -89,76 +92,82 @@ class NestedQuantization(keras.layers.Layer):
         self.penalty = validate_penalty(penalty)
         self.rounding = validate_rounding(rounding)
         self.bits = bits
-        self.levels = get_rounding(rounding).levels(bits)
-        self.initial_scale = _validate_initial_scale(initial_scale)
-        self.parametrization = _validate_parametrization(parametrization)
-        self._scale_gradient = get_rule(self.rule, self.levels)
-        self._measure = self.rule.bind_measure(self.levels) if isinstance(self.rule, Measured) else None
-        if self.penalty is not None:
-            self._penalty_term = self.penalty.bind(self.levels)
-            self._measure = self.penalty.bind_measure(self.levels) or self._measure
-        named = isinstance(initial_scale, str)
-        self._initial_measure = get_measure(initial_scale, self.levels) if named else self._measure
+        # Those that stand for a function or a name are not tracked: they have no weights.
+        self._parts = _Parts(as_rule(self.rule), NamedRounding(rounding) if isinstance(rounding, str) else rounding)
+        self.levels = self._rounding.levels_of(bits)
+        for part in (self._rule, self.penalty):
+            if part is not None:
+                part.validate_levels(self.levels)
+        self.initial_scale = validate_initial_scale(initial_scale, self.levels)
+        self.parametrization = validate_parametrization(parametrization)
+        self.share = share
+        self._lacks_values = False  # which depend on those of a parameter
 
     def build(self, input_shape):
         """Create the weight of the scale, of the shape of `input_shape` with size 1 on the shared axes."""
-        self.parameter_shape = tuple(input_shape)
-        self.sharing_axes = sharing_axes(self.granularity, len(self.parameter_shape))
-        is_log = self.parametrization == "log"
-        initial = MIN_SCALE if isinstance(self.initial_scale, str) else self.initial_scale
-        self.scale_weight = self.add_weight(
-            name="log_scale" if is_log else "scale",
-            shape=scale_shape(self.granularity, self.parameter_shape),
-            initializer=keras.initializers.Constant(math.log(initial) if is_log else initial),
-            constraint=MinValue(math.log(MIN_SCALE) if is_log else MIN_SCALE),
-            trainable=self._measure is None,
-        )
-        get_rounding(self.rounding).create_weights(tuple(self.scale_weight.shape), self.levels)
-        _LAYER_OF_SCALE[id(self.scale_weight)] = self
+        shape = self.parameter_shape = tuple(input_shape)
+        axes = self.sharing_axes = sharing_axes(self.granularity, len(shape))
+        parts = [part for part in (self.penalty, self._rule, self._rounding) if part is not None]
+        measure = next((part.measured_scale for part in parts if part.measures_scale), None)
+        names = self.granularity, shape, self.levels, self.initial_scale, self.parametrization
+        self._scale = Scale(self, *names, measure)
+        for part in parts:
+            part.build(shape, axes, self.levels)
+        self._lacks_values = self._scale.follows_parameter or self._rounding.follows_parameter
+
+    def build_for(self, variable):
+        """Build for a variable, from whose value the scale and the weights of the rounding get theirs.
+
+        Within a stateless call, as `lqs.load` makes it, no variable has a value yet, and all stay.
+        """
+        self.build(variable.shape)
+        self._lacks_values = False
+        if get_stateless_scope() is None:
+            self.initialize(variable.value)
+
+    def initialize(self, parameter):
+        """Compute initial values of the scale and of the weights of the rounding from those of the parameter."""
+        parameter = _in_float32_at_least(ops.convert_to_tensor(parameter))
+        self._scale.initialize(parameter)
+        self._rounding.initialize(parameter, ops.cast(self.scale, parameter.dtype))
+        self._lacks_values = False
+
+    @property
+    def _rule(self):
+        return self._parts.rule
+
+    @property
+    def _rounding(self):
+        return self._parts.rounding
+
+    @property
+    def scale_weight(self):
+        """The variable that holds the scale, or its logarithm."""
+        return self._scale.weight
 
     @property
     def scale(self):
-        """The scale `s`, of the rank of the parameter: the trainable weight, or its exponential if that is `log s`."""
-        return ops.exp(self.scale_weight) if self.parametrization == "log" else self.scale_weight
+        """The scale `s`, of the rank of the parameter."""
+        return self._scale.value
+
+    @property
+    def is_scale_learned(self):
+        """Whether the scale is learned, and not measured on the parameter."""
+        return self._scale.measure is None
 
     @property
     def codebook(self):
         """What the integers from the lowest on stand for, in units of the scale; `None`: themselves."""
-        return get_rounding(self.rounding).codebook
-
-    def scale_weight_of(self, scale):
-        """Return the value of `scale_weight` with which `scale` is the given array, bit for bit if there is one."""
-        if self.parametrization == "linear":
-            return scale
-        nearest = np.log(scale.astype("float64")).astype(scale.dtype)
-        steps = [nearest + np.spacing(nearest) * step for step in (0, 1, -1, 2, -2)]  # exp may differ by one or two
-        errors = [np.abs(np.asarray(ops.convert_to_numpy(ops.exp(value))) - scale) for value in steps]
-        return np.take_along_axis(np.stack(steps), np.argmin(errors, axis=0)[None], axis=0)[0]
-
-    def initialize_scale(self, parameter):
-        """Compute the scale from the initial values of the parameter, if the rule or `initial_scale` asks for it.
-
-        The weights of the rounding are computed, too. The layers of `lqs` call it where they have these values. Within
-        a stateless call, as `lqs.load` makes it, no variable has a value yet, and all stay.
-        """
-        if get_stateless_scope() is not None:
-            return
-        parameter = _in_float32_at_least(ops.convert_to_tensor(parameter))
-        if self._initial_measure is not None:
-            self._assign_scale(self._initial_measure(parameter, self.sharing_axes))
-        scale = ops.cast(self.scale, parameter.dtype)
-        get_rounding(self.rounding).initialize(parameter, scale, self.sharing_axes, self.levels)
-
-    def _assign_scale(self, scale):
-        """Assign a scale, at least the least one, and return it."""
-        scale = ops.maximum(ops.cast(scale, self.scale_weight.dtype), MIN_SCALE)
-        self.scale_weight.assign(ops.log(scale) if self.parametrization == "log" else scale)
-        return scale
+        return self._rounding.codebook
 
     @property
     def size(self):
         """Number of elements of the parameter, `#P`."""
         return math.prod(self.parameter_shape)
+
+    def scale_weight_of(self, scale):
+        """Return the value of `scale_weight` with which `scale` is the given array, bit for bit if there is one."""
+        return self._scale.weight_of(scale)
 
     def call(self, parameter, training=None):
         """Return `P_r`, of the shape and dtype of `parameter`; in training, measure the scale and draw noise."""
@@ -167,15 +176,17 @@ class NestedQuantization(keras.layers.Layer):
         # out after the optimizer's update: its graph optimizer drops the edge between them, since there is a path by
         # way of the `IdentityN` of a custom gradient, which it then removes.
         dtype, parameter = parameter.dtype, _in_float32_at_least(ops.copy(parameter))
-        if training and self._measure is not None:
-            self._assign_scale(self._measure(ops.stop_gradient(parameter), self.sharing_axes))
-        scale, rounding, noise = ops.cast(ops.copy(self.scale), parameter.dtype), get_rounding(self.rounding), None
+        if self._lacks_values:
+            self._initialize_at_first_call(parameter)
         if training:
-            noise = rounding.noise(parameter)
-            rounding.update(*map(ops.stop_gradient, (parameter, scale)), self.sharing_axes, self.levels)
+            self._scale.follow(parameter)
+        scale, rounding = ops.cast(ops.copy(self.scale), parameter.dtype), self._rounding
         if self.penalty is not None and not self.losses:  # a layer called twice has its parameters once
             self.add_loss(self._weighted_penalty(parameter, scale))
-        return ops.cast(_reconstruct(self, parameter, scale, noise), dtype)
+        integers = rounding.training_integers(parameter, scale) if training else rounding.integers(parameter, scale)
+        integers = ops.stop_gradient(integers)
+        values = rounding.values(integers, parameter, ops.stop_gradient(scale))
+        return ops.cast(self._reconstruct(parameter, scale, values), dtype)
 
     def integers(self, parameter):
         """Return `P_q` as an int32 tensor of the shape of `parameter`."""
@@ -183,17 +194,21 @@ class NestedQuantization(keras.layers.Layer):
         parameter = _in_float32_at_least(ops.convert_to_tensor(parameter))
         if not self.built:
             self.build(parameter.shape)
-        scale, rounding = ops.cast(self.scale, parameter.dtype), get_rounding(self.rounding)
-        return ops.cast(rounding.integers(parameter, scale, self.sharing_axes, self.levels), "int32")
+        if self._lacks_values:
+            self._initialize_at_first_call(parameter)
+        return ops.cast(self._rounding.integers(parameter, ops.cast(self.scale, parameter.dtype)), "int32")
 
     def parameter_of(self, integers, scale):
         """Return NumPy's array of a parameter that has these integers with this scale, far from where others begin."""
-        return get_rounding(self.rounding).parameter_of(integers, scale, self.levels)
+        return self._rounding.parameter_of(integers, scale)
 
-    def copy(self):
-        """Return an unbuilt layer of the same configuration, as `lqs.quantize` makes for each parameter."""
+    def copy(self, **changes):
+        """Return an unbuilt layer of the same configuration but for `changes`, as `lqs.quantize` makes.
+
+        Strengths have their present values.
+        """
         rule = keras.saving.serialize_keras_object(self.rule) if isinstance(self.rule, Rule) else self.rule
-        return type(self).from_config({**self._config(rule), "name": None})
+        return type(self).from_config({**self._config(rule), "name": None, **changes})
 
     def get_config(self):
         return self._config(keras.saving.serialize_keras_object(self.rule))
@@ -208,8 +223,9 @@ class NestedQuantization(keras.layers.Layer):
             "bits": self.bits,
             "initial_scale": self.initial_scale,
         }
-        if self.parametrization != "linear":  # files of models that have always been linear stay as small
-            config["parametrization"] = self.parametrization
+        # Files of models that have the defaults stay as small as they were before there was another value.
+        optional = {"parametrization": (self.parametrization, "linear"), "share": (self.share, None)}
+        config |= {key: value for key, (value, default) in optional.items() if value != default}
         return {**super().get_config(), **config}
 
     @classmethod
@@ -220,57 +236,45 @@ class NestedQuantization(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        self._lacks_values = False
+
+    def _initialize_at_first_call(self, parameter):
+        """Give values to what lacks them, at the first call outside of a compiled function."""
+        scope = get_stateless_scope()
+        if scope is None and is_concrete(parameter):
+            self.initialize(parameter)
+        elif scope is None or scope.get_current_value(self.scale_weight) is not None:
+            raise ValueError(
+                f"Layer {self.name!r} computes its first scale from the values of its parameter, of the shape "
+                f"{self.parameter_shape}: before training, build it by `build_for(variable)`, or call it once."
+            )
+
     def _weighted_penalty(self, parameter, scale):
-        share = self.size / sum(layer.size for layer in _whole_model(self))
-        term = self._penalty_term(parameter, scale, self.sharing_axes)
-        return ops.multiply(ops.multiply(self.penalty.rate, share), ops.cast(term, "float32"))
+        share = 1.0 if self.share is None else self.share
+        return ops.multiply(self.penalty.rate, share) * ops.cast(self.penalty.term(parameter, scale), "float32")
+
+    def _reconstruct(self, parameter, scale, values):
+        """Return `P_r`, the product of values and scale, with its gradients."""
+
+        @ops.custom_gradient
+        def reconstruct(parameter, scale, values):
+            def gradient(*args, upstream=None):
+                upstream = args[-1] if upstream is None else upstream
+                scale_gradient = self._rule.scale_gradient(upstream, parameter, values, scale)
+                scale_gradient = ops.reshape(ops.cast(scale_gradient, scale.dtype), scale.shape)
+                return self._rounding.parameter_gradient(upstream, parameter, scale), scale_gradient, upstream * scale
+
+            return values * scale, gradient
+
+        return reconstruct(parameter, scale, values)
 
 
-def nested_layers(layer):
-    """Return every built `NestedQuantization` inside `layer`, in the order of its weights."""
-    return [inner for inner in layer._flatten_layers() if isinstance(inner, NestedQuantization) and inner.built]
-
-
-_LAYER_OF_SCALE: weakref.WeakValueDictionary[int, NestedQuantization] = weakref.WeakValueDictionary()
-
-
-def _whole_model(layer):
-    """Return every nested layer of the model whose call is in progress, and in which `layer` is called.
-
-    A layer cannot know the model that it will be part of, and a number stored at construction would be wrong as soon
-    as it moves into another model. What is at hand during a call differs by backend, and has no public name:
-
-    | call in progress          | entry layer of the call | outermost stateless scope    |
-    |---------------------------|-------------------------|------------------------------|
-    | `model(x)`, TensorFlow    | the model               | none, or that of a part      |
-    | `model.stateless_call`    | a part of the model     | all variables of the model   |
-    """
-    scope = outermost = get_stateless_scope()
-    while scope is not None:
-        scope, outermost = scope.original_scope, scope
-    in_scope = [] if outermost is None else map(_LAYER_OF_SCALE.get, list(outermost.state_mapping))
-    in_call = nested_layers(layer._get_call_context().entry_layer)
-    return {id(found): found for found in (*in_scope, *in_call, layer) if found is not None}.values()
-
-
-def _reconstruct(layer, parameter, scale, noise):
-    """Return `P_r` with the gradients of `NestedQuantization`."""
-    rounding, levels, axes = get_rounding(layer.rounding), layer.levels, layer.sharing_axes
-
-    @ops.custom_gradient
-    def reconstruct(parameter, scale, values):
-        def gradient(*args, upstream=None):
-            upstream = args[-1] if upstream is None else upstream
-            scale_gradient = layer._scale_gradient(upstream, parameter, values, scale, axes)
-            scale_gradient = ops.reshape(ops.cast(scale_gradient, scale.dtype), scale.shape)
-            parameter_gradient = rounding.parameter_gradient(upstream, parameter, scale, axes, levels)
-            return parameter_gradient, scale_gradient, ops.multiply(upstream, scale)
-
-        return ops.multiply(values, scale), gradient
-
-    integers = ops.stop_gradient(rounding.integers(parameter, scale, axes, levels, noise))
-    values = rounding.values(integers, parameter, ops.stop_gradient(scale), axes, levels)
-    return reconstruct(parameter, scale, values)
+@dataclasses.dataclass
+class _Parts:
+    rule: Rule
+    rounding: Rounding
 
 
 def _in_float32_at_least(parameter):
@@ -283,24 +287,3 @@ def _validate_float(parameter):
     dtype = keras.backend.standardize_dtype(parameter.dtype)
     if not keras.backend.is_float_dtype(dtype):
         raise ValueError(f"Argument `parameter` must be of a float dtype. Received: dtype={dtype}")
-
-
-def _validate_initial_scale(initial_scale):
-    if isinstance(initial_scale, str) and initial_scale in MEASURES:
-        return initial_scale
-    is_number = isinstance(initial_scale, (int, float)) and not isinstance(initial_scale, bool)
-    if not is_number or not MIN_SCALE <= initial_scale < math.inf:
-        raise ValueError(
-            f"Argument `initial_scale` must be a finite number of at least {MIN_SCALE:.4g}, or one of "
-            f"{tuple(MEASURES)}. Received: initial_scale={initial_scale!r}"
-        )
-    return float(initial_scale)
-
-
-def _validate_parametrization(parametrization):
-    if not isinstance(parametrization, str) or parametrization not in PARAMETRIZATIONS:
-        raise ValueError(
-            f"Argument `parametrization` must be one of {PARAMETRIZATIONS}. "
-            f"Received: parametrization={parametrization!r}"
-        )
-    return parametrization

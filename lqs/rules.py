@@ -1,45 +1,24 @@
 """Scale-update rules: which gradient the scale factor of a nested quantization layer receives.
 
-A rule is a plug-in. It is a pure function of five tensors and axes,
+A rule is a plug-in: a `Rule`, or a pure function of five tensors and axes,
 
     rule(upstream, parameter, integers, scale, axes) -> gradient with the shape of `scale`
 
-where `upstream` is the gradient of the loss with respect to the reconstructed parameter `P_r = P_q * s`, and
-`axes` are the axes along which elements share one scale. Pass such a function, or a `Rule` that carries
-configuration, as `NestedQuantization(rule=...)`.
+where `upstream` is the gradient of the loss with respect to the reconstructed parameter `P_r = P_q * s`, and `axes` are
+the axes along which elements share one scale. Pass it as `lqs.NestedQuantization(rule=...)`.
 """
 
-import functools
 import math
 
 import keras
 from keras import ops
 
-from lqs.scales import MEASURES, get_measure
+from lqs.parts import Levels, Part
+from lqs.rounding import is_within
+from lqs.scales import FLOAT32_EPSILON, MEASURES, validate_measure
+from lqs.strengths import add_strength, strength_value, validate_strength
 
-FLOAT32_EPSILON = 2.0**-23
 DEFAULT_THRESHOLD = 1e-10
-
-
-@keras.saving.register_keras_serializable("lqs")
-class MinValue(keras.constraints.Constraint):
-    """Keeps every element of a weight at or above `minimum`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> np.asarray(MinValue(0.5)(np.array([-1.0, 2.0], "float32"))).tolist()
-    [0.5, 2.0]
-    """
-
-    def __init__(self, minimum):
-        self.minimum = minimum
-
-    def __call__(self, value):
-        return ops.maximum(value, ops.cast(self.minimum, value.dtype))
-
-    def get_config(self):
-        return {"minimum": self.minimum}
 
 
 def sensitivity_ratio(upstream, reconstructed):
@@ -51,7 +30,7 @@ def sensitivity_ratio(upstream, reconstructed):
     >>> np.asarray(sensitivity_ratio(np.array([1.0, -1.0]), np.array([4.0, 0.0]))).tolist()
     [0.25, 8388608.0]
     """
-    return ops.divide(ops.abs(upstream), ops.maximum(ops.abs(reconstructed), FLOAT32_EPSILON))
+    return ops.abs(upstream) / ops.maximum(ops.abs(reconstructed), FLOAT32_EPSILON)
 
 
 def gradient_ratio(upstream, parameter, integers, scale, axes, threshold, update_stalled=False):
@@ -87,14 +66,13 @@ def gradient_ratio(upstream, parameter, integers, scale, axes, threshold, update
     [[-0.9242], [0.0]]
     """
     magnitude = ops.abs(integers)
-    ratio = sensitivity_ratio(upstream, ops.multiply(magnitude, scale))
+    ratio = sensitivity_ratio(upstream, magnitude * scale)
     # tanh is odd, so min() selects both cases at once: r >= lam gives tanh(0) = 0.
-    votes = ops.tanh(ops.minimum(ops.subtract(ratio, threshold), 0.0))
+    votes = ops.tanh(ops.minimum(ratio - threshold, 0.0))
     mean_vote = ops.mean(votes, axis=axes, keepdims=True)
     if update_stalled:
-        all_sensitive = ops.equal(mean_vote, 0.0)
-        mean_vote = ops.where(all_sensitive, ops.negative(ops.tanh(threshold)), mean_vote)
-    return ops.multiply(mean_vote, ops.max(magnitude, axis=axes, keepdims=True))
+        mean_vote = ops.where(mean_vote == 0.0, -ops.tanh(threshold), mean_vote)
+    return mean_vote * ops.max(magnitude, axis=axes, keepdims=True)
 
 
 def straight_through(upstream, parameter, integers, scale, axes, levels=None):
@@ -102,9 +80,9 @@ def straight_through(upstream, parameter, integers, scale, axes, levels=None):
 
     With `v = P / s`, summed over the elements that share a scale:
 
-        dP_r/ds = P_q - v      where lowest < v < highest (everywhere if `levels` is None)
-                = lowest       where v <= lowest
-                = highest      where v >= highest
+        dP_r/ds = P_q - v      where lowest <= v <= highest (everywhere if `levels` is None)
+                = lowest       where v < lowest
+                = highest      where v > highest
 
     Example: one scale, rounding down 0.75 and 0.5 to 0 at s = 1.
 
@@ -114,48 +92,41 @@ def straight_through(upstream, parameter, integers, scale, axes, levels=None):
     >>> np.asarray(straight_through(np.ones(2, "float32"), parameter, 0 * parameter, one, (0,))).tolist()
     [-1.25]
     """
-    ratio = ops.divide(parameter, scale)
-    slope = ops.subtract(integers, ratio)
+    ratio = parameter / scale
+    slope = integers - ratio
     if levels is not None:
         slope = ops.where(is_within(ratio, levels), slope, ops.clip(ratio, *levels))
-    return ops.sum(ops.multiply(upstream, slope), axis=axes, keepdims=True)
+    return ops.sum(upstream * slope, axis=axes, keepdims=True)
 
 
-def is_within(ratio, levels):
-    """Return the mask of the elements that clipping to `levels = (lowest, highest)` leaves alone."""
-    lowest, highest = levels
-    return ops.logical_and(ops.greater(ratio, lowest), ops.less(ratio, highest))
-
-
-class Rule(keras.layers.Layer):
+class Rule(Part):
     """Base of the rules that carry configuration.
 
-    A subclass implements `scale_gradient` and, if it has arguments, `get_config`. It is a Keras layer only so
-    that its strengths are non-trainable weights: they can be assigned between epochs without retracing, are
-    saved with the model, and can be mapped over by `jax.vmap`.
+    A subclass implements `scale_gradient` and, if it has arguments, `get_config`. The axes along which elements share a
+    scale are `self.axes`, the `Levels` are `self.levels`.
 
     Example: a rule in a few lines, by which a scale follows the sign of the straight-through gradient.
 
     >>> @keras.saving.register_keras_serializable("docs")
     ... class SignRule(Rule):
-    ...     def scale_gradient(self, upstream, parameter, integers, scale, axes):
-    ...         return ops.sign(straight_through(upstream, parameter, integers, scale, axes))
+    ...     def scale_gradient(self, upstream, parameter, integers, scale):
+    ...         return ops.sign(straight_through(upstream, parameter, integers, scale, self.axes))
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.built = True
-
-    def bind(self, levels):
-        """Return the function that a layer with the given `(lowest, highest)` integer, or `None`, calls.
-
-        Override it in a rule that depends on the levels.
-        """
-        return self.scale_gradient
-
-    def scale_gradient(self, upstream, parameter, integers, scale, axes):
+    def scale_gradient(self, upstream, parameter, integers, scale):
         """Return the gradient of `scale`, with its shape; the arguments are those of `gradient_ratio`."""
         raise NotImplementedError(f"{type(self).__name__} must implement `scale_gradient`.")
+
+
+class FunctionRule(Rule):
+    """The rule that a function `(upstream, parameter, integers, scale, axes) -> gradient` stands for."""
+
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+
+    def scale_gradient(self, upstream, parameter, integers, scale):
+        return self.function(upstream, parameter, integers, scale, self.axes)
 
 
 @keras.saving.register_keras_serializable("lqs")
@@ -183,18 +154,18 @@ class GradientRatio(Rule):
 
     def __init__(self, threshold=DEFAULT_THRESHOLD, update_stalled=False, **kwargs):
         super().__init__(**kwargs)
-        self._initial_threshold = validate_strength("threshold", threshold)
+        threshold = validate_strength("threshold", threshold)
         if not isinstance(update_stalled, bool):
             raise ValueError(f"Argument `update_stalled` must be a bool. Received: {update_stalled!r}")
         self.update_stalled = update_stalled
         self.threshold = add_strength(self, "threshold", threshold)
 
-    def scale_gradient(self, upstream, parameter, integers, scale, axes):
+    def scale_gradient(self, upstream, parameter, integers, scale):
         threshold = ops.convert_to_tensor(self.threshold)
-        return gradient_ratio(upstream, parameter, integers, scale, axes, threshold, self.update_stalled)
+        return gradient_ratio(upstream, parameter, integers, scale, self.axes, threshold, self.update_stalled)
 
     def get_config(self):
-        config = {"threshold": self._initial_threshold, "update_stalled": self.update_stalled}
+        config = {"threshold": strength_value(self.threshold), "update_stalled": self.update_stalled}
         return {**super().get_config(), **config}
 
 
@@ -220,16 +191,13 @@ class StraightThrough(Rule):
             raise ValueError(f"Argument `normalize` must be a bool. Received: normalize={normalize!r}")
         self.normalize = normalize
 
-    def bind(self, levels):
-        return functools.partial(self.scale_gradient, levels=levels)
-
-    def scale_gradient(self, upstream, parameter, integers, scale, axes, levels=None):
-        gradient = straight_through(upstream, parameter, integers, scale, axes, levels)
+    def scale_gradient(self, upstream, parameter, integers, scale):
+        gradient = straight_through(upstream, parameter, integers, scale, self.axes, self.levels)
         if not self.normalize:
             return gradient
-        num_sharing = math.prod(parameter.shape[axis] for axis in axes)
-        highest = 1 if levels is None else levels[1]
-        return ops.multiply(gradient, 1.0 / math.sqrt(num_sharing * highest))
+        num_sharing = math.prod(self.shape[axis] for axis in self.axes)
+        highest = 1 if self.levels is None else self.levels.highest
+        return gradient * (1.0 / math.sqrt(num_sharing * highest))
 
     def get_config(self):
         return {**super().get_config(), "normalize": self.normalize}
@@ -242,7 +210,7 @@ class Frozen(Rule):
     Equal to `GradientRatio(0)`, without computing the votes.
     """
 
-    def scale_gradient(self, upstream, parameter, integers, scale, axes):
+    def scale_gradient(self, upstream, parameter, integers, scale):
         return ops.zeros_like(scale)
 
 
@@ -268,50 +236,33 @@ class Measured(Rule):
 
     def __init__(self, measure="max", **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(measure, str) or measure not in MEASURES:
-            raise ValueError(f"Argument `measure` must be one of {tuple(MEASURES)}. Received: measure={measure!r}")
+        validate_measure("measure", measure, Levels(-1, 1))
         self.measure = measure
 
-    def bind_measure(self, levels):
-        """Return the function `(parameter, axes) -> scale`; override it in a rule with a measure of its own."""
-        return get_measure(self.measure, levels)
+    def validate_levels(self, levels):
+        validate_measure("measure", self.measure, levels)
 
-    def scale_gradient(self, upstream, parameter, integers, scale, axes):
+    def measured_scale(self, parameter):
+        return MEASURES[self.measure](parameter, self.axes, self.levels)
+
+    def scale_gradient(self, upstream, parameter, integers, scale):
         return ops.zeros_like(scale)
 
     def get_config(self):
         return {**super().get_config(), "measure": self.measure}
 
 
-def get_rule(rule, levels=None):
-    """Return the function `(upstream, parameter, integers, scale, axes) -> gradient` that `rule` stands for.
-
-    Args:
-        rule: a `Rule` or such a function.
-        levels: `(lowest, highest)` integer of the layer that uses the rule, or `None`.
+def as_rule(rule):
+    """Return the `Rule` that `rule`, one already or a function, stands for.
 
     Raises:
-        ValueError: if `rule` is neither a `Rule` nor a function.
+        ValueError: if it is neither.
     """
     if isinstance(rule, Rule):
-        return rule.bind(levels)
-    if callable(rule) and not isinstance(rule, type):
         return rule
+    if callable(rule) and not isinstance(rule, type):
+        return FunctionRule(rule)
     raise ValueError(
         "Argument `rule` must be an `lqs.Rule` such as `lqs.GradientRatio(1e-10)`, or a function "
         f"`(upstream, parameter, integers, scale, axes) -> gradient`. Received: rule={rule!r}"
     )
-
-
-def validate_strength(name, value):
-    """Return `value` as a float if it is a finite, non-negative number; `name` is for the error message."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:
-        raise ValueError(f"Argument `{name}` must be a finite number >= 0. Received: {name}={value!r}")
-    return float(value)
-
-
-def add_strength(layer, name, value):
-    """Add the scalar `value` to `layer` as a non-trainable float32 weight."""
-    initializer = keras.initializers.Constant(value)
-    return layer.add_weight(name=name, shape=(), initializer=initializer, dtype="float32", trainable=False)

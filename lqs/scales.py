@@ -1,41 +1,67 @@
-"""Measures: scales that are computed from the parameter, where the thesis learns them by gradients.
+"""The scale `s` of a nested quantization layer: learned, as it is or by its logarithm, or measured on the parameter.
 
-A measure is a pure function of a tensor, axes and levels,
+A *measure* computes a scale from a parameter,
 
     measure(parameter, axes, levels) -> scale, with size 1 on the `axes` along which elements share one
 
-where `levels` is the pair of the lowest and the highest integer. `lqs.Measured` takes it at every training step, and
+where `levels` is the pair of the lowest and the highest integer. `lqs.rules.Measured` takes it at every training step,
 `NestedQuantization(initial_scale=...)` once, from the initial values.
 """
 
-import functools
 import math
+import warnings
 
+import keras
+import numpy as np
 from keras import ops
 
-TERNARY_THRESHOLD = 0.7
+from lqs.granularity import scale_shape, sharing_axes
+
+FLOAT32_EPSILON = 2.0**-23
+MIN_SCALE = 100 * FLOAT32_EPSILON
+PARAMETRIZATIONS = ("linear", "log")
+RANGE_OF_ZEROS = 0.25  # what the levels of a parameter reach to whose initial values are all zero, as biases often are
+MAX_CLIPPED = 0.05  # share of the elements beyond the levels from which on a warning is given
+
+
+@keras.saving.register_keras_serializable("lqs")
+class MinValue(keras.constraints.Constraint):
+    """Keeps every element of a weight at or above `minimum`.
+
+    Example:
+
+    >>> np.asarray(MinValue(0.5)(np.array([-1.0, 2.0], "float32"))).tolist()
+    [0.5, 2.0]
+    """
+
+    def __init__(self, minimum):
+        self.minimum = minimum
+
+    def __call__(self, value):
+        return ops.maximum(value, ops.cast(self.minimum, value.dtype))
+
+    def get_config(self):
+        return {"minimum": self.minimum}
 
 
 def max_scale(parameter, axes, levels):
     """Return `max(abs(P)) / highest`: the highest integer stands for the largest element.
 
-    This is min-max quantization (Jacob 2018, arXiv 1712.05877) in its symmetric form, that of weights.
+    This is min-max quantization (Jacob et al. 2018, arXiv 1712.05877) in its symmetric form, that of weights.
 
     Example:
 
-    >>> import numpy as np
     >>> np.asarray(max_scale(np.array([[1.0, -3.5], [7.0, 0.0]]), (1,), (-8, 7))).tolist()
     [[0.5], [1.0]]
     """
-    return ops.divide(ops.max(ops.abs(parameter), axis=axes, keepdims=True), levels[1])
+    return ops.max(ops.abs(parameter), axis=axes, keepdims=True) / levels[1]
 
 
 def mean_scale(parameter, axes, levels):
-    """Return `mean(abs(P))`, with which signs are nearest to `P` (XNOR-Net, Rastegari 2016, arXiv 1603.05279).
+    """Return `mean(abs(P))`, with which signs are nearest to `P` (XNOR-Net, Rastegari et al. 2016, arXiv 1603.05279).
 
     Example:
 
-    >>> import numpy as np
     >>> np.asarray(mean_scale(np.array([1.0, -3.0]), (0,), (-1, 1))).tolist()
     [2.0]
     """
@@ -43,47 +69,176 @@ def mean_scale(parameter, axes, levels):
 
 
 def lsq_scale(parameter, axes, levels):
-    """Return `2 mean(abs(P)) / sqrt(highest)`, from which LSQ starts (Esser 2020, arXiv 1902.08153).
+    """Return `2 mean(abs(P)) / sqrt(highest)`, from which LSQ starts (Esser et al. 2020, arXiv 1902.08153).
 
     Example:
 
-    >>> import numpy as np
     >>> np.asarray(lsq_scale(np.array([1.0, -3.0]), (0,), (-4, 4))).tolist()
     [2.0]
     """
-    return ops.multiply(mean_scale(parameter, axes, levels), 2 / math.sqrt(levels[1]))
+    return mean_scale(parameter, axes, levels) * (2 / math.sqrt(levels[1]))
 
 
-def ternary_scale(parameter, axes, levels):
-    """Return the mean of `abs(P)` over the elements that `is_large` (TWN, Li 2016, arXiv 1605.04711).
-
-    Example: of 4, 0 and 2 in magnitude, the mean is 2 and the threshold 1.4.
-
-    >>> import numpy as np
-    >>> np.asarray(ternary_scale(np.array([4.0, 0.0, -2.0], "float32"), (0,), (-1, 1))).tolist()
-    [3.0]
-    """
-    large = ops.cast(is_large(parameter, axes), parameter.dtype)
-    total = ops.sum(ops.multiply(ops.abs(parameter), large), axis=axes, keepdims=True)
-    return ops.divide(total, ops.maximum(ops.sum(large, axis=axes, keepdims=True), 1))
+TERNARY_THRESHOLD = 0.7
 
 
 def is_large(parameter, axes):
     """Return the mask of the elements that TWN does not round to zero: `abs(P) > 0.7 mean(abs(P))`."""
     magnitude = ops.abs(parameter)
-    return ops.greater(magnitude, TERNARY_THRESHOLD * ops.mean(magnitude, axis=axes, keepdims=True))
+    return magnitude > TERNARY_THRESHOLD * ops.mean(magnitude, axis=axes, keepdims=True)
+
+
+def ternary_scale(parameter, axes, levels):
+    """Return the mean of `abs(P)` over the elements that `is_large` (TWN, Li et al. 2016, arXiv 1605.04711).
+
+    Example: of 4, 0 and 2 in magnitude, the mean is 2 and the threshold 1.4.
+
+    >>> np.asarray(ternary_scale(np.array([4.0, 0.0, -2.0], "float32"), (0,), (-1, 1))).tolist()
+    [3.0]
+    """
+    large = ops.cast(is_large(parameter, axes), parameter.dtype)
+    total = ops.sum(ops.abs(parameter) * large, axis=axes, keepdims=True)
+    return total / ops.maximum(ops.sum(large, axis=axes, keepdims=True), 1)
 
 
 MEASURES = {"max": max_scale, "mean": mean_scale, "lsq": lsq_scale, "ternary": ternary_scale}
 _NEED_LEVELS = ("max", "lsq")
 
 
-def get_measure(name, levels):
-    """Return the function `(parameter, axes) -> scale` of a name among `MEASURES`.
+def validate_measure(argument, name, levels):
+    """Raise unless `name` is among `MEASURES` and, if it depends on `levels`, there are some.
 
     Raises:
-        ValueError: if the measure depends on `levels`, and there are none.
+        ValueError: as said.
     """
+    if not isinstance(name, str) or name not in MEASURES:
+        raise ValueError(f"Argument `{argument}` must be one of {tuple(MEASURES)}. Received: {argument}={name!r}")
     if levels is None and name in _NEED_LEVELS:
         raise ValueError(f"Argument `bits` must be given, for a scale by the measure {name!r}. Received: bits=None")
-    return functools.partial(MEASURES[name], levels=levels)
+
+
+def validate_initial_scale(initial_scale, levels):
+    """Return the initial scale as a float or as a name among `MEASURES`; for `None` the default.
+
+    That is `MIN_SCALE` where integers are unbounded. With `bits` it is `"max"`, with which nothing is clipped.
+
+    Raises:
+        ValueError: if it is neither, or smaller than `MIN_SCALE`.
+    """
+    if initial_scale is None:
+        return MIN_SCALE if levels is None else "max"
+    if isinstance(initial_scale, str) and initial_scale in MEASURES:
+        validate_measure("initial_scale", initial_scale, levels)
+        return initial_scale
+    is_number = isinstance(initial_scale, (int, float)) and not isinstance(initial_scale, bool)
+    if not is_number or not MIN_SCALE <= initial_scale < math.inf:
+        raise ValueError(
+            f"Argument `initial_scale` must be a finite number of at least {MIN_SCALE:.4g}, or one of "
+            f"{tuple(MEASURES)}. Received: initial_scale={initial_scale!r}"
+        )
+    return float(initial_scale)
+
+
+def validate_parametrization(parametrization):
+    """Return `parametrization` if it is among `PARAMETRIZATIONS`.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(parametrization, str) or parametrization not in PARAMETRIZATIONS:
+        raise ValueError(
+            f"Argument `parametrization` must be one of {PARAMETRIZATIONS}. "
+            f"Received: parametrization={parametrization!r}"
+        )
+    return parametrization
+
+
+def log_of(scale):
+    """Return logarithms of an array whose exponentials are the array again, bit for bit where there are such.
+
+    Example:
+
+    >>> scale = np.array([0.25, 1.0], "float32")
+    >>> np.asarray(ops.exp(log_of(scale))).tolist()
+    [0.25, 1.0]
+    """
+    nearest = np.log(scale.astype("float64")).astype(scale.dtype)
+    steps = [nearest + np.spacing(nearest) * step for step in (0, 1, -1, 2, -2)]  # exp may differ by one or two
+    errors = [np.abs(np.asarray(ops.convert_to_numpy(ops.exp(value))) - scale) for value in steps]
+    return np.take_along_axis(np.stack(steps), np.argmin(errors, axis=0)[None], axis=0)[0]
+
+
+class Scale:
+    """The scale of one parameter: the weight that holds it, and where its values come from.
+
+    Args:
+        layer: the layer that owns the weight.
+        granularity: axes along which the scale varies; see `lqs.granularity`.
+        shape: shape of the parameter.
+        levels: `lqs.parts.Levels`, or `None`.
+        initial_scale: what `validate_initial_scale` returned.
+        parametrization: `"linear"`, the weight is `s`, or `"log"`, it is `log s`.
+        measure: `None` for a scale that is learned, or the function `parameter -> scale` that gives it in training.
+
+    Attributes:
+        weight: the variable, trainable if the scale is learned.
+    """
+
+    def __init__(self, layer, granularity, shape, levels, initial_scale, parametrization, measure=None):
+        self.levels, self.initial_scale, self.measure = levels, initial_scale, measure
+        self.axes, self.is_log = sharing_axes(granularity, len(shape)), parametrization == "log"
+        initial = MIN_SCALE if isinstance(initial_scale, str) else initial_scale
+        self.weight = layer.add_weight(
+            name="log_scale" if self.is_log else "scale",
+            shape=scale_shape(granularity, shape),
+            initializer=keras.initializers.Constant(math.log(initial) if self.is_log else initial),
+            constraint=MinValue(math.log(MIN_SCALE) if self.is_log else MIN_SCALE),
+            trainable=measure is None,
+        )
+
+    @property
+    def value(self):
+        """The scale `s`, of the rank of the parameter."""
+        return ops.exp(self.weight) if self.is_log else self.weight
+
+    @property
+    def follows_parameter(self):
+        """Whether initial values depend on those of the parameter."""
+        return self.measure is not None or isinstance(self.initial_scale, str)
+
+    def weight_of(self, scale):
+        """Return the array that the weight has if the scale is the given array."""
+        return log_of(scale) if self.is_log else scale
+
+    def assign(self, scale):
+        """Assign a tensor, `MIN_SCALE` where it is smaller."""
+        scale = ops.maximum(ops.cast(scale, self.weight.dtype), MIN_SCALE)
+        self.weight.assign(ops.log(scale) if self.is_log else scale)
+
+    def follow(self, parameter):
+        """Assign what is measured on the parameter, if the scale is not learned."""
+        if self.measure is not None:
+            self.assign(self.measure(ops.stop_gradient(parameter)))
+
+    def initialize(self, parameter):
+        """Assign the initial scale where it depends on the parameter, and warn of one that clips much of it."""
+        if self.measure is not None:
+            self.follow(parameter)
+        elif isinstance(self.initial_scale, str):
+            scale = MEASURES[self.initial_scale](parameter, self.axes, self.levels)
+            # A learned scale must be able to grow: by what is clipped it would not.
+            self.assign(ops.where(scale < MIN_SCALE, RANGE_OF_ZEROS / (self.levels or (-1, 1))[1], scale))
+        elif self.levels is not None:
+            self._warn_of_clipping(parameter)
+
+    def _warn_of_clipping(self, parameter):
+        lowest, highest = self.levels
+        ratio = parameter / ops.cast(self.value, parameter.dtype)
+        clipped = float(ops.mean(ops.cast((ratio < lowest - 0.5) | (ratio > highest + 1.0), "float32")))
+        if clipped > MAX_CLIPPED:
+            warnings.warn(
+                f"{clipped:.0%} of a parameter of the shape {tuple(parameter.shape)} lie beyond the levels {lowest} to "
+                f"{highest} at the scale {self.initial_scale:g} and are clipped: give a larger `initial_scale`, or "
+                "'max', or leave the argument out.",
+                stacklevel=2,
+            )

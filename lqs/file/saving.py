@@ -12,9 +12,8 @@ from keras.src.backend.common import global_state  # has no public name
 from lqs.file import reader, writer
 from lqs.file.atomic import write_atomically
 from lqs.file.reader import MAX_BYTES, FileFormatError
-from lqs.inspection import quantized_parameters, to_numpy
+from lqs.inspection import nested_layers, quantized_parameters, to_numpy
 from lqs.layers import copy_own_variables
-from lqs.quantizer import nested_layers
 
 SUFFIX = ".lqs"
 # Their configurations hold code, or the path of a file to be loaded.

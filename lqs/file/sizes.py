@@ -9,8 +9,7 @@ import pandas as pd
 
 from lqs.file import reader, writer
 from lqs.file.saving import pack_model, plain_variables
-from lqs.inspection import entropy_bits, quantized_parameters, to_numpy
-from lqs.quantizer import nested_layers
+from lqs.inspection import entropy_bits, nested_layers, quantized_parameters, to_numpy
 
 COLUMNS = ["elements", "fp32_bytes", "fp32_zip_bytes", "zip_bytes", "fixed_bytes", "entropy_bytes", "file_bytes"]
 LAST_PARTS = ["tables", "scales", "other variables", "header"]

@@ -1,0 +1,64 @@
+"""Parts: what a nested quantization layer is composed of, a rule, a rounding and perhaps a penalty.
+
+A part belongs to one parameter. The layer calls `build` once, with what is known of the parameter before it has a
+value; all other methods of a part then take tensors only.
+"""
+
+from typing import NamedTuple
+
+import keras
+
+
+class Levels(NamedTuple):
+    """The lowest and the highest integer that a parameter is clipped to."""
+
+    lowest: int
+    highest: int
+
+
+class Part(keras.layers.Layer):
+    """Base of rules, roundings and penalties.
+
+    It is a Keras layer only so that it can own weights: strengths, and what a published method learns.
+
+    Attributes:
+        shape: shape of the parameter.
+        axes: axes along which its elements share one scale.
+        levels: `Levels`, or `None` if the integers are unbounded.
+    """
+
+    shape: tuple[int, ...] | None = None
+    axes: tuple[int, ...] | None = None
+    levels: Levels | None = None
+
+    def build(self, shape, axes, levels):
+        """Take note of the parameter, and make weights for it; called once, by the layer that the part belongs to.
+
+        Raises:
+            ValueError: if the part belongs to a layer with another parameter.
+        """
+        shape, axes = tuple(shape), tuple(axes)
+        if self.shape is not None and (self.shape, self.axes, self.levels) != (shape, axes, levels):
+            raise ValueError(
+                f"Each `lqs.NestedQuantization` needs a `{type(self).__name__}` of its own. Received: one for "
+                f"parameters of the shapes {self.shape} and {shape}"
+            )
+        self.shape, self.axes, self.levels = shape, axes, levels
+
+    def validate_levels(self, levels):
+        """Raise a `ValueError` if the part cannot do with these `Levels`, or without any, `None`."""
+
+    def get_build_config(self):
+        """Return `None`: the layer that the part belongs to builds it."""
+
+    def measured_scale(self, parameter):
+        """Return `None`, or the scale that this part computes from the parameter at every training step.
+
+        The scale is then a non-trainable weight, as a moving statistic of batch normalization is.
+        """
+        return None
+
+    @property
+    def measures_scale(self):
+        """Whether `measured_scale` gives a scale."""
+        return type(self).measured_scale is not Part.measured_scale
