@@ -30,7 +30,7 @@ LIBRARY = """
     export
     cli
 """
-FILE = "atomic layout checks configuration; bins; contexts compiled; ans; reader; writer; saving; sizes"
+FILE = "atomic layout checks configuration; bins; contexts compiled; ans; reader; writer; saving; sizes dictionary"
 STUDY = """
     paths
     downloads
