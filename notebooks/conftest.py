@@ -19,7 +19,7 @@ COMMON = [
     "lqs/**/*.*",
     "study/**/*.*",
     "data/*.*",
-    "data/models/*",
+    "data/models/**/*.*",
     "data/runs/**/*.*",
     "notebooks/grid.yaml",
     "tests/*.cfg",
