@@ -1,12 +1,24 @@
-"""Every private name of Keras that `lqs` needs, and nothing else: none of them has a public one."""
+"""Every private name of Keras that `lqs` needs, and nothing else: none of them has a public one.
+
+Keras may move them without notice: `tests/lqs/test_keras.py` holds each to what lqs needs of it.
+"""
 
 import keras
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.variables import AutocastScope
+from keras.src.export.export_utils import get_input_signature
 from keras.src.models.functional import Functional
 
-__all__ = ["AutocastScope", "Functional", "get_stateless_scope", "global_state", "is_concrete", "set_sublayers"]
+__all__ = [
+    "AutocastScope",
+    "Functional",
+    "get_input_signature",
+    "get_stateless_scope",
+    "global_state",
+    "is_concrete",
+    "set_sublayers",
+]
 
 
 def is_concrete(tensor):
