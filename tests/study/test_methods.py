@@ -4,6 +4,7 @@ import pytest
 
 import lqs
 from lqs import methods as published
+from lqs.rounding import Rounding
 from study import methods
 from study.configs import make_config
 from study.methods import make_preset, quantizes_all_layers, quantizes_biases, strength_name, validate_quantizer
@@ -65,7 +66,7 @@ def test_rounding_and_initial_scale_are_the_configuration_s_unless_the_method_ha
     bits = None if method == "nested" else 4
     layer = make(method, 0.5 * (method == "quant_noise"), bits=bits, rounding="nearest", initial_scale=0.5)
     assert layer.initial_scale == initial_scale
-    assert layer.rounding == rounding or (rounding is None and isinstance(layer.rounding, lqs.Rounding))
+    assert layer.rounding == rounding or (rounding is None and isinstance(layer.rounding, Rounding))
 
 
 def test_rounding_of_the_thesis_is_floor():
