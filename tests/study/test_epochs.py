@@ -39,6 +39,7 @@ def small_network(input_shape, num_classes):
 def _small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(NETWORKS, "small", (small_network, is_convolution))
+        patch.setattr(training, "STEPS_PER_EXECUTION", 1)  # quicker to compile
         yield
 
 
@@ -92,9 +93,9 @@ def assert_as_by_fit(config, index, state, history, dataset):
         np.testing.assert_allclose(variable.value, values, rtol=1e-3, atol=1e-5, err_msg=variable.path)
 
 
-@pytest.mark.parametrize("index", [0, 3])
-def test_member_is_the_network_that_fit_trains(members, dataset, index):
+def test_member_is_the_network_that_fit_trains(members, dataset):
     configs, _, state, history = members
+    index = 3  # of the other seed and the other strength than the first
     assert_as_by_fit(configs[index], index, state, history, dataset)
 
 

@@ -1,6 +1,5 @@
 """Tests of `study.training`: short runs on scikit-learn's digits, on the backend in use."""
 
-import inspect
 import json
 import shutil
 
@@ -8,14 +7,13 @@ import keras
 import numpy as np
 import pytest
 
-from lqs import methods as published
 from lqs.file.saving import load
 from lqs.inspection import model_integers, quantized_parameters
-from study import datasets, methods, protocols, training
+from study import datasets, protocols, training
 from study.configs import float_config, make_config
 from study.examples import batches, load_dataset
 from study.networks import dense_network
-from study.records import read_record, read_records, record_path, write_record
+from study.records import read_record, read_records, record_path
 from study.statistics import zipped_bytes
 from study.training import fit, make_model, run, run_all
 from study.weights import weights_path, write_weights
@@ -491,8 +489,8 @@ def test_records_are_valid_json(nested, folders):
 
 # Published methods.
 
-# One of each kind: a penalty, a codebook, a measured scale with noise, bits that are learned.
-PUBLISHED = {"msqe": (10.0, 4), "ttq": (0.0, None), "quant_noise": (0.5, 4), "waveq": (0.1, None)}
+# A penalty, and a codebook that is learned; the tests of `lqs.methods` have all.
+PUBLISHED = {"msqe": (10.0, 4), "ttq": (0.0, None)}
 
 
 @on_jax
@@ -515,16 +513,3 @@ def test_published_method_trains_and_its_file_comes_back(method, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
     x = digits.x_test[:100].astype("float32") / 16
     np.testing.assert_array_equal(*[keras.ops.convert_to_numpy(network(x)) for network in (model, loaded)])
-
-
-@on_jax
-@pytest.mark.parametrize("method", published.METHODS)
-def test_network_of_every_published_method_can_be_described(method, tmp_path):
-    """Only the kernels are quantized, and a record could be written: `lqs.methods` says how each one trains."""
-    bits = 4 if "bits" in inspect.signature(published.get(method)).parameters else None
-    config = digits_config(method, 0.5 if methods.strength_name(method) else 0.0, "scalar", bits=bits)
-    model = make_model(config, (8, 8, 1), 10, tmp_path, tmp_path)
-    record = training.describe(config, model, {}, {})
-    assert [p["shape"] for p in record["parameters"]] == [[64, 128], [128, 10]]
-    assert 1 < record["final"]["unique"] <= 2**9
-    assert read_record(config, write_record(record, tmp_path).parents[1]) == record
