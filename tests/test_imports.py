@@ -21,8 +21,9 @@ LIBRARY = """
     rules
     penalties
     quantizer
+    substitution
     layers
-    inspection
+    inspection copying
     conversion
     methods
     file

@@ -13,8 +13,8 @@ import zlib
 import keras
 import numpy as np
 import pytest
-
 from lqs.codebooks import LQNets
+
 from lqs.conversion import quantize
 from lqs.file.ans import NumpyDecoder
 from lqs.file.compiled import CompiledDecoder
