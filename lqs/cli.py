@@ -5,6 +5,7 @@ Keras is imported only where a model is made: `info`, `--help` and `--version` t
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,13 +18,13 @@ HEADINGS = ("array", "shape", "integers", "unique", "codes", "table", "scale", "
 
 @click.group(help="Look into .lqs files, make them of .keras files and back.")
 @click.version_option(lqs.__version__, package_name="lqs")
-def commands():
+def commands() -> None:
     """Group of the commands."""
 
 
 @commands.command()
 @click.argument("path", type=EXISTING)
-def info(path):
+def info(path: Path) -> None:
     """Print what is in a .lqs file: a line for each array, and where its bytes go."""
     from lqs.file import layout, reader
 
@@ -46,7 +47,7 @@ def info(path):
     show_default=True,
     help="Type to store what is not quantized in; the smaller ones round it.",
 )
-def pack(path, output, float_dtype):
+def pack(path: Path, output: Path | None, float_dtype: str) -> None:
     """Make a .lqs file of a .keras file."""
     import keras
 
@@ -62,7 +63,7 @@ def pack(path, output, float_dtype):
 @commands.command()
 @click.argument("path", type=EXISTING)
 @click.option("-o", "--output", type=NEW, help="The .keras file; by default beside the .lqs file.")
-def unpack(path, output):
+def unpack(path: Path, output: Path | None) -> None:
     """Make a .keras file of a .lqs file."""
     output = output or path.with_suffix(".keras")
     if output.suffix != ".keras":
@@ -78,7 +79,7 @@ def unpack(path, output):
     click.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 
-def _row(tensor):
+def _row(tensor: Any) -> tuple[Any, ...]:
     """Return the cells of a tensor, in the order of `HEADINGS`."""
     integers = tensor.integers
     is_empty = integers is None or not integers.size
@@ -87,14 +88,14 @@ def _row(tensor):
     return (tensor.name, "×".join(map(str, tensor.array.shape)), *limits, *sizes)
 
 
-def _print_columns(rows):
+def _print_columns(rows: list[tuple[Any, ...]]) -> None:
     """Print rows of cells, the first of each to the left and the others to the right."""
     widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
     for name, *cells in rows:
         click.echo(f"{name:<{widths[0]}}  " + "  ".join(f"{c!s:>{w}}" for c, w in zip(cells, widths[1:], strict=True)))
 
 
-def main():
+def main() -> None:
     """Run the command; an error is one line and exit code 1, wrong use exit code 2."""
     try:
         commands()

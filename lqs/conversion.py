@@ -28,7 +28,8 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
     Weights are kept, and so are the names and classes of layers and models, with their methods: each layer with
     parameters to quantize becomes a `lqs.layers.QuantizedLayer` that is still an instance of its class. Float
     parameters are quantized; what is frozen is quantized and stays frozen, its scales too. Parameters that are
-    quantized already, `QuantDense` and `QuantConv2D` are left as they are. A compiled model gives a compiled copy, its optimizer new.
+    quantized already, `QuantDense` and `QuantConv2D` are left as they are. A compiled model gives a
+    compiled copy, its optimizer new.
 
     Args:
         layer: a built `keras.layers.Layer` or `keras.Model`.

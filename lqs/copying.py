@@ -33,7 +33,7 @@ def copied(layer, change=lambda copy: copy):
             other, known = owners.setdefault(id(source), (node, target))
             if known is not target:
                 raise ValueError(
-                    "Argument `layer` must not have layers that share weights by reference, which come apart in a copy: "
+                    "Argument `layer` must not share weights between layers by reference, which come apart in a copy: "
                     f"{other.name!r} and {node.name!r} share {source.path!r}. Hand what is shared from layer to layer "
                     "as an input, or put both layers into one model with a `get_config` of its own."
                 )
@@ -98,8 +98,10 @@ def _float_copy(layer):
         return _refuse_quantized(_copy(layer), layer)
     nested = _nested_layers(layer)
     of_nested = {id(inner) for inner in nested} | {id(weight) for inner in nested for weight in inner.weights}
-    left = [[x for x in found if id(x) not in of_nested] for found in (layer._flatten_layers(), layer.weights)]
-    _copy_state(layer, *left, copy)
+    layers, weights = (
+        [x for x in found if id(x) not in of_nested] for found in (layer._flatten_layers(), layer.weights)
+    )
+    _copy_state(layer, layers, weights, copy)
     return _refuse_quantized(copy, layer)
 
 

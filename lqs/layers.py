@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from typing import Any
 
 import keras
 
@@ -210,7 +211,7 @@ def _either(known, new):
 
 def _become(layer, base, attribute, quantizers):
     if not isinstance(layer, QuantizedLayer):
-        layer.__class__ = quantized_class(base, type(layer))
+        layer.__class__ = quantized_class(base, type(layer))  # type: ignore[arg-type]
     set_sublayers(layer, attribute, quantizers)
 
 
@@ -233,7 +234,7 @@ def parts(model):
 
 
 @functools.cache
-def quantized_class(name, float_class):
+def quantized_class(name: str, float_class: Any) -> type:
     """Return the class of converted layers of a class.
 
     Keras saves it under the registered name of its base, which finds the former class in the configuration.

@@ -18,9 +18,9 @@ from lqs.file.layout import FLOATS
 from lqs.file.reader import FileFormatError, parse_header, read
 from lqs.file.saving import encode_model, load, pack_model, save
 from lqs.inspection import model_integers
+from lqs.methods.stochastic_rounding import StochasticRounding
 from lqs.penalties import CodeLengthPenalty, MaxBinPenalty
 from lqs.quantizer import NestedQuantization
-from lqs.rounding import StochasticRounding
 from lqs.rules import GradientRatio, StraightThrough
 
 L = keras.layers

@@ -13,7 +13,6 @@ import zlib
 import keras
 import numpy as np
 import pytest
-from lqs.codebooks import LQNets
 
 from lqs.conversion import quantize
 from lqs.file.ans import NumpyDecoder
@@ -23,6 +22,7 @@ from lqs.file.reader import parse
 from lqs.file.saving import load, pack_model
 from lqs.file.writer import encode_integers, encode_numbers, pack
 from lqs.layers import QuantDense
+from lqs.methods.lq_nets import LQNets
 from lqs.quantizer import NestedQuantization
 
 NUM_MUTATIONS = 30_000
