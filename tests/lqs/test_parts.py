@@ -5,8 +5,8 @@ import pytest
 
 import lqs
 from lqs.parts import Levels, Part
-from lqs.rules import FunctionRule
 from lqs.rounding import NamedRounding
+from lqs.rules import FunctionRule
 
 PARTS = [
     lqs.GradientRatio,

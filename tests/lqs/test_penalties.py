@@ -167,6 +167,7 @@ def test_geometric_code_length_of_almost_only_zeros(mean):
     assert length == pytest.approx(mean * (math.asinh(1e6) + 1) / math.log(2), rel=1e-4)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("q", [0.01, 0.2, 0.6, 0.9, 0.98])
 def test_geometric_code_length_is_that_of_the_best_code_for_integers(q, rng):
     """A search over explicit codes of integers drawn from one: no two-sided geometric code is shorter."""
@@ -257,7 +258,9 @@ def shared(name):
 
 def expected_penalty(model, name, rate=0.5):
     """Return `rate * sum(#P * term) / sum(#P)` over all quantized parameters; those without penalty add 0."""
-    pairs = [(ops.convert_to_numpy(v), ops.convert_to_numpy(q.scale), q.penalty) for v, q in quantized_parameters(model)]
+    pairs = [
+        (ops.convert_to_numpy(v), ops.convert_to_numpy(q.scale), q.penalty) for v, q in quantized_parameters(model)
+    ]
     total = sum(value.size * term_by_loops(name, value, scale) for value, scale, penalty in pairs if penalty)
     return rate * total / sum(value.size for value, _, _ in pairs)
 
@@ -438,5 +441,3 @@ def test_bad_code(code):
 def test_abstract_penalty():
     with pytest.raises(NotImplementedError, match="Penalty must implement `term`"):
         lqs.Penalty(0.1).term(None, None)
-
-

@@ -179,7 +179,9 @@ def built_for(parameter, bits=3, initial_scale=0.5, **arguments):
 # Levels -4 to 3: what is beyond -4.5 or 4, the end of the highest bin of the floor, counts.
 @pytest.mark.parametrize("at", [4.1, -4.6])
 def test_much_that_is_clipped_is_warned_of(at):
-    message = r"^10% of a parameter of the shape \(20,\) lie beyond the levels -4 to 3 at the scale 0.5 and are clipped: "
+    message = (
+        r"^10% of a parameter of the shape \(20,\) lie beyond the levels -4 to 3 at the scale 0.5 and are clipped: "
+    )
     with pytest.warns(UserWarning, match=message + "give a larger `initial_scale`, or 'max', or leave"):
         built_for(values(2, at))
 
