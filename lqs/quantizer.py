@@ -118,10 +118,10 @@ class NestedQuantization(keras.layers.Layer):
     def build_for(self, variable):
         """Build for a variable, from whose value the scale and the weights of the rounding get theirs.
 
-        Within a stateless call, as `lqs.load` makes it, no variable has a value yet, and all stay.
+        Within a stateless call no variable has a value yet. Those of a layer without a `build` of its own are made in
+        such a call: theirs follow at its first call with values. So it is in `lqs.load`, which then loads them.
         """
         self.build(variable.shape)
-        self._lacks_values = False
         if get_stateless_scope() is None:
             self.initialize(variable.value)
 

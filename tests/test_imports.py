@@ -210,4 +210,4 @@ def test_keras_loads_a_quantized_model_after_import_lqs(tmp_path):
     code = (
         f"import keras; import lqs; print(type(keras.models.load_model({str(tmp_path / 'model.keras')!r}).layers[0]))"
     )
-    assert in_fresh_process(code) == ["<class", "'lqs.layers.QuantizedLayer'>"]
+    assert in_fresh_process(code) == ["<class", "'lqs.layers.QuantizedDense'>"]
