@@ -221,17 +221,18 @@ class Scale:
             self.assign(self.measure(ops.stop_gradient(parameter)))
 
     def initialize(self, parameter):
-        """Assign the initial scale where it depends on the parameter, and warn of one that clips much of it."""
+        """Assign the initial scale where it depends on the parameter."""
         if self.measure is not None:
             self.follow(parameter)
         elif isinstance(self.initial_scale, str):
             scale = MEASURES[self.initial_scale](parameter, self.axes, self.levels)
             # A learned scale must be able to grow: by what is clipped it would not.
             self.assign(ops.where(scale < MIN_SCALE, RANGE_OF_ZEROS / (self.levels or (-1, 1))[1], scale))
-        elif self.levels is not None:
-            self._warn_of_clipping(parameter)
 
-    def _warn_of_clipping(self, parameter):
+    def warn_of_clipping(self, parameter):
+        """Warn of an initial scale that was given as a number, and clips much of the parameter."""
+        if self.levels is None or self.follows_parameter:
+            return
         lowest, highest = self.levels
         ratio = parameter / ops.cast(self.value, parameter.dtype)
         clipped = float(ops.mean(ops.cast((ratio < lowest - 0.5) | (ratio > highest + 1.0), "float32")))

@@ -91,6 +91,4 @@ def waveq(rate, **overrides):
         rate: weight of the penalty.
         overrides: other arguments of `NestedQuantization`.
     """
-    return NestedQuantization(
-        **{"rule": Frozen(), "penalty": WaveQPenalty(rate), "rounding": "nearest", **overrides}
-    )
+    return NestedQuantization(**{"rule": Frozen(), "penalty": WaveQPenalty(rate), "rounding": "nearest", **overrides})
