@@ -132,6 +132,8 @@ class NestedQuantization(keras.layers.Layer):
         """Compute initial values of the scale and of the weights of the rounding from those of the parameter."""
         parameter = _in_float32_at_least(ops.convert_to_tensor(parameter))
         self._scale.initialize(parameter)
+        if self._rounding.clips:
+            self._scale.warn_of_clipping(parameter)
         self._rounding.initialize(parameter, ops.cast(self.scale, parameter.dtype))
         self._lacks_values = False
 

@@ -108,6 +108,7 @@ class Rounding(Part):
     Attributes:
         codebook: vector of what the integers from the lowest on stand for, in units of the scale; `None` if they stand
             for themselves. See `lqs.methods.codebook`.
+        clips: whether elements beyond the levels, in units of the scale, are moved there.
 
     Example: a rounding away from zero.
 
@@ -118,6 +119,7 @@ class Rounding(Part):
     """
 
     codebook: Any = None
+    clips = True
 
     def levels_of(self, bits: int | None) -> Levels | None:
         """Return the `Levels`, or `None`, for the argument `bits` of `lqs.NestedQuantization`."""

@@ -46,6 +46,7 @@ class Codebook(Rounding):
     Until `initialize` gives it other values, the levels are the integers themselves.
     """
 
+    clips = False  # the scale is a unit, and levels lie anywhere
     is_trained = True  # by gradients
     is_zero_fixed = False  # whether the integer 0 stands for 0, as it does at first, for good
 

@@ -21,6 +21,8 @@ class DoReFa(Rounding):
         dL/dP = dL/dP_r s n (1 - tanh(P)**2) / m            with m as a constant
     """
 
+    clips = False  # the largest element has the highest level at any scale
+
     def levels_of(self, bits):
         required_levels(self, bits)
         return Levels(1 - 2**bits, 2**bits - 1)

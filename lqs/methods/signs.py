@@ -8,6 +8,8 @@ from lqs.rounding import Rounding, levels_of_signs
 class Signs(Rounding):
     """Base of the roundings to the sign, 1 for zero."""
 
+    clips = False
+
     def levels_of(self, bits):
         return levels_of_signs(self, bits)
 

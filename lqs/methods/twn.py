@@ -16,6 +16,8 @@ class TernaryWeights(Rounding):
     Large is `abs(P) > 0.7 mean(abs(P))` over the elements that share a scale.
     """
 
+    clips = False
+
     def levels_of(self, bits):
         return levels_of_signs(self, bits)
 

@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 import lqs
+import lqs.methods
 from lqs.inspection import quantized_parameters
 from lqs.scales import (
     MEASURES,
@@ -198,6 +199,15 @@ def test_much_is_more_than_a_twentieth():
 def test_little_that_is_clipped_is_not(clipped, at, parametrization):
     with warnings.catch_warnings(action="error"):
         built_for(values(clipped, at * (1 - 1e-6)), parametrization=parametrization)
+
+
+@pytest.mark.parametrize(
+    "name, arguments", [("lq_nets", {"bits": 2}), ("twn", {"rule": lqs.Frozen()}), ("dorefa", {"bits": 2})]
+)
+def test_nothing_is_clipped_where_the_scale_is_a_unit(name, arguments):
+    layer = lqs.methods.get(name)(**arguments, initial_scale=0.01)
+    with warnings.catch_warnings(action="error"):
+        layer.build_for(keras.Variable(values(9, 9.0)))
 
 
 def test_nothing_is_clipped_without_levels_or_with_a_measure():
