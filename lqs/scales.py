@@ -231,13 +231,8 @@ class Scale:
         if self.measure is not None:
             self.assign(self.measure(ops.stop_gradient(parameter)))
 
-<<<<<<< HEAD
     def initialize(self, parameter: Tensor) -> None:
-        """Assign the initial scale where it depends on the parameter, and warn of one that clips much of it."""
-=======
-    def initialize(self, parameter):
         """Assign the initial scale where it depends on the parameter."""
->>>>>>> tcore
         if self.measure is not None:
             self.follow(parameter)
         elif isinstance(self.initial_scale, str):
@@ -245,15 +240,10 @@ class Scale:
             # A learned scale must be able to grow: by what is clipped it would not.
             self.assign(ops.where(scale < MIN_SCALE, RANGE_OF_ZEROS / (self.levels or (-1, 1))[1], scale))
 
-<<<<<<< HEAD
-    def _warn_of_clipping(self, parameter: Tensor) -> None:
-        assert self.levels is not None
-=======
-    def warn_of_clipping(self, parameter):
+    def warn_of_clipping(self, parameter: Tensor) -> None:
         """Warn of an initial scale that was given as a number, and clips much of the parameter."""
         if self.levels is None or self.follows_parameter:
             return
->>>>>>> tcore
         lowest, highest = self.levels
         ratio = parameter / ops.cast(self.value, parameter.dtype)
         clipped = float(ops.mean(ops.cast((ratio < lowest - 0.5) | (ratio > highest + 1.0), "float32")))

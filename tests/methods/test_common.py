@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
 import keras
@@ -23,7 +23,7 @@ class Row(NamedTuple):
     levels: tuple[int, int] | None
     integers: Sequence[int]  # those that occur; of unbounded ones, a few
     learned: set[str]  # names of the weights with a gradient, besides the parameter
-    followed: set[str] = set()  # names of the weights that training sets without one
+    followed: Set[str] = frozenset()  # names of the weights that training sets without one
     strength: str | None = None  # name of the one strength that is a weight
     bits: str = "given"  # what the argument must be
 
