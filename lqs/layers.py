@@ -101,6 +101,7 @@ class QuantConv2D(_QuantizedKernelAndBias, keras.layers.Conv2D):
     """
 
 
+@keras.saving.register_keras_serializable("lqs")
 class QuantizedLayer(QuantizedParameters):
     """Base of the classes of converted layers: any Keras layer, run on quantized values of its parameters.
 
@@ -140,6 +141,7 @@ class QuantizedLayer(QuantizedParameters):
         """Return `None`: the configuration of the former class builds the layer."""
 
 
+@keras.saving.register_keras_serializable("lqs")
 class QuantizedModel(QuantizedLayer):
     """The same for models: the layers that it consists of are converted, and may be called one by one.
 
@@ -157,11 +159,6 @@ class QuantizedModel(QuantizedLayer):
         pairs = [(weight, quantizer) for weight, quantizer in own if quantizer is not None]
         nodes = [node for node in parts(self) if isinstance(node, QuantizedLayer)]
         return pairs + [pair for node in nodes for pair in node.quantized_parameters()]
-
-
-REGISTERED = {"QuantizedLayer": QuantizedLayer, "QuantizedModel": QuantizedModel}
-for _name, _class in REGISTERED.items():
-    keras.saving.register_keras_serializable("lqs", _name)(_class)
 
 
 def convert(layer, quantizers):
@@ -192,7 +189,7 @@ def convert(layer, quantizers):
             _give(part, copies)
     known = layer.own_quantizers if isinstance(layer, QuantizedModel) else []
     own = [copies[id(weight)] for weight in _own_weights(layer)]
-    _become(layer, "QuantizedModel", "own_quantizers", _either(known, own) if known else own)
+    _become(layer, QuantizedModel, "own_quantizers", _either(known, own) if known else own)
     return layer
 
 
@@ -202,7 +199,7 @@ def _give(layer, quantizers):
     weights = layer.float_weights() if is_converted else layer.weights
     own = [quantizers[id(weight)] for weight in weights]
     if any(own):
-        _become(layer, "QuantizedLayer", "quantizers", _either(layer.quantizers, own) if is_converted else own)
+        _become(layer, QuantizedLayer, "quantizers", _either(layer.quantizers, own) if is_converted else own)
 
 
 def _either(known, new):
@@ -234,12 +231,11 @@ def parts(model):
 
 
 @functools.cache
-def quantized_class(name: str, float_class: Any) -> type:
+def quantized_class(base: Any, float_class: Any) -> type:
     """Return the class of converted layers of a class.
 
     Keras saves it under the registered name of its base, which finds the former class in the configuration.
     """
-    base = REGISTERED[name]
 
     @functools.wraps(float_class.call)
     def call(self, *args, **kwargs):
@@ -248,8 +244,8 @@ def quantized_class(name: str, float_class: Any) -> type:
     doc = f"`{float_class.__name__}` whose parameters pass through nested quantization layers."
     body = {"float_class": float_class, "call": call, "__doc__": doc, "__module__": __name__}
     made = type(f"Quantized{float_class.__name__}", (base, float_class), body)
-    keras.saving.register_keras_serializable("lqs", name)(made)
-    keras.saving.register_keras_serializable("lqs", name)(base)  # under this name, Keras is to find the base
+    for class_ in (made, base):  # under this name, Keras is to find the last one, the base
+        keras.saving.register_keras_serializable("lqs", base.__name__)(class_)
     return made
 
 

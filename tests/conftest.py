@@ -1,4 +1,4 @@
-"""Shared fixtures: seeds, gradients on either backend, save and load."""
+"""Shared fixtures: seeds, gradients on any backend, save and load."""
 
 import os
 
@@ -29,7 +29,8 @@ def _tensorflow_gradients(loss, weights, parameter):
     with tf.GradientTape() as tape:
         tape.watch(parameter)
         value = loss(parameter)
-    return tape.gradient(value, [parameter, *(weight.value for weight in weights)])
+    sources = [parameter, *(weight.value for weight in weights)]
+    return tape.gradient(value, sources, unconnected_gradients="zero")
 
 
 def _jax_gradients(loss, weights, parameter):
@@ -43,22 +44,32 @@ def _jax_gradients(loss, weights, parameter):
     return [gradient, *of_weights]
 
 
+def _torch_gradients(loss, weights, parameter):
+    import torch
+
+    parameter = torch.tensor(parameter, requires_grad=True)
+    sources = [parameter, *(weight.value for weight in weights)]
+    return torch.autograd.grad(loss(parameter), sources, allow_unused=True, materialize_grads=True)
+
+
 @pytest.fixture(scope="session")
 def gradients():
     """Function `(layer, parameter, upstream) -> (dL/dP, dL/dw)` with `L = sum(upstream * layer(P)) + losses`.
 
     `w` is the layer's weight: the scale, or its logarithm; or the weights that are given, each with a gradient.
     """
-    compute = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients}[keras.backend.backend()]
+    compute = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients, "torch": _torch_gradients}
 
-    def run(layer, parameter, upstream, weights=None):
-        layer.built or layer.build(parameter.shape)
+    def run(layer, parameter, upstream, weights=None, training=False):
+        if not layer.built:
+            layer.build_for(keras.Variable(parameter))
 
         def loss(parameter):
-            return ops.sum(layer(parameter) * upstream) + sum(layer.losses)
+            return ops.sum(layer(parameter, training=training) * upstream) + sum(layer.losses)
 
         weights = [layer.scale_weight] if weights is None else weights
-        return [ops.convert_to_numpy(gradient) for gradient in compute(loss, weights, parameter)]
+        found = compute[keras.backend.backend()](loss, weights, parameter)
+        return [ops.convert_to_numpy(gradient) for gradient in found]
 
     return run
 

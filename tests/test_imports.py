@@ -151,7 +151,7 @@ def test_every_public_name_is_there_and_no_other():
 
 
 def test_public_names_are_few():
-    assert len(lqs.__all__) <= 20
+    assert len(lqs.__all__) <= 23
 
 
 HEAVY = ["keras", "tensorflow", "jax", "torch", "pandas", "constriction"]
@@ -210,4 +210,4 @@ def test_keras_loads_a_quantized_model_after_import_lqs(tmp_path):
     code = (
         f"import keras; import lqs; print(type(keras.models.load_model({str(tmp_path / 'model.keras')!r}).layers[0]))"
     )
-    assert in_fresh_process(code) == ["<class", "'lqs.layers.QuantizedLayer'>"]
+    assert in_fresh_process(code) == ["<class", "'lqs.layers.QuantizedDense'>"]

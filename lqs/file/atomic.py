@@ -3,16 +3,18 @@
 import contextlib
 import os
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 
-def write_atomically(path, content):
+def write_atomically(path: Path, content: bytes) -> None:
     """Write bytes to `path`; a crash in the middle leaves the old file, or none."""
     with replacing(path) as partial:
         partial.write_bytes(content)
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: Path) -> Iterator[Path]:
     """Give a new path beside `path`, moved there if the block succeeds and removed if it does not.
 
     The file reaches the disk before it gets its name, and the name before the block ends. A killed process leaves a
@@ -29,7 +31,7 @@ def replacing(path):
         partial.unlink(missing_ok=True)
 
 
-def _sync(path):
+def _sync(path: Path) -> None:
     """Have what was written to a file or folder reach the disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows opens no folders

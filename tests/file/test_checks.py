@@ -87,7 +87,8 @@ def test_largest_integers_of_int32(sign, tmp_path):
 
 
 def test_clipped_integers_are_never_beyond_int32(tmp_path):
-    model = small(bits=8, initial_scale=100 * 2**-23)
+    with pytest.warns(UserWarning, match="lie beyond the levels"):
+        model = small(bits=8, initial_scale=100 * 2**-23)
     quantized_parameters(model)[1][0].assign([1e5, 0])
     check_savable(model)
     save(model, tmp_path / "model.lqs")

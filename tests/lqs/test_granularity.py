@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from lqs.granularity import scale_shape, sharing_axes, validate_granularity, varying_axes
 
+pytestmark = pytest.mark.once
+
 EXPECTED = [
     ("scalar", (), ()),
     ("scalar", (5,), (1,)),

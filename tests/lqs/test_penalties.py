@@ -10,6 +10,7 @@ from keras import ops
 from oracles import BAD_STRENGTHS, grouped
 
 import lqs
+from lqs.inspection import quantized_parameters, set_shares
 from lqs.penalties import CODES, geometric_code_length
 
 PENALTIES = {
@@ -159,6 +160,14 @@ def test_code_lengths_of_zeros(code, granularity, gradients):
         assert np.isfinite(scale_gradient).all() and np.all(scale_gradient <= 0)
 
 
+@pytest.mark.parametrize("mean", [1e-9, 5e-7, 9.9e-7])
+def test_geometric_code_length_of_almost_only_zeros(mean):
+    """Its slope, asinh(1 / mean) + 1, does not grow beyond that at a mean of one in a million."""
+    length = float(geometric_code_length(np.full(1, mean, "float32"), np.ones(1, "float32"), (0,)))
+    assert length == pytest.approx(mean * (math.asinh(1e6) + 1) / math.log(2), rel=1e-4)
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("q", [0.01, 0.2, 0.6, 0.9, 0.98])
 def test_geometric_code_length_is_that_of_the_best_code_for_integers(q, rng):
     """A search over explicit codes of integers drawn from one: no two-sided geometric code is shorter."""
@@ -197,8 +206,14 @@ def dense(units, name, rate=0.5, granularity="row", **arguments):
     return lqs.QuantDense(units, kernel_quantizer=quantizer, bias_quantizer=bias, **arguments)
 
 
+def with_shares(model):
+    set_shares(model)
+    return model
+
+
 def two_layers(name):
-    return keras.Sequential([keras.Input((4,)), dense(7, name), dense(3, name, granularity="column")])
+    layers = [dense(7, name), dense(3, name, granularity="column")]
+    return with_shares(keras.Sequential([keras.Input((4,)), *layers]))
 
 
 def mixed(name):
@@ -211,7 +226,7 @@ def mixed(name):
 def nested(name):
     inner = keras.Sequential([keras.Input((7,)), dense(6, name), keras.layers.LayerNormalization()])
     inputs = keras.Input((4,))
-    return keras.Model(inputs, dense(3, name)(inner(dense(7, name)(inputs))))
+    return with_shares(keras.Model(inputs, dense(3, name)(inner(dense(7, name)(inputs)))))
 
 
 @keras.saving.register_keras_serializable("test_penalties")
@@ -238,23 +253,20 @@ def subclassed(name):
 def shared(name):
     """One layer called twice counts once, as its parameters do."""
     inputs, layer = keras.Input((4,)), dense(4, name)
-    return keras.Model(inputs, dense(3, name)(layer(layer(inputs))))
-
-
-def quantizers_of(model):
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, lqs.QuantizedParameters)]
-    return [pair for layer in layers for pair in layer.quantized_parameters()]
+    return with_shares(keras.Model(inputs, dense(3, name)(layer(layer(inputs)))))
 
 
 def expected_penalty(model, name, rate=0.5):
     """Return `rate * sum(#P * term) / sum(#P)` over all quantized parameters; those without penalty add 0."""
-    pairs = [(ops.convert_to_numpy(v), ops.convert_to_numpy(q.scale), q.penalty) for v, q in quantizers_of(model)]
+    pairs = [
+        (ops.convert_to_numpy(v), ops.convert_to_numpy(q.scale), q.penalty) for v, q in quantized_parameters(model)
+    ]
     total = sum(value.size * term_by_loops(name, value, scale) for value, scale, penalty in pairs if penalty)
     return rate * total / sum(value.size for value, _, _ in pairs)
 
 
 def with_random_scales(model, rng):
-    for variable, quantizer in quantizers_of(model):
+    for variable, quantizer in quantized_parameters(model):
         quantizer.scale.assign(rng.uniform(0.2, 0.6, quantizer.scale.shape))
         variable.assign(0.4 * rng.normal(size=variable.shape))
     return model
@@ -269,49 +281,103 @@ def reported_penalty(model, inputs, targets):
     return model.evaluate(inputs, targets, verbose=0) - np.mean((outputs - targets) ** 2)
 
 
-MODELS = {"mixed": (mixed, 6), "nested": (nested, 6), "whole": (subclassed, 4), "shared": (shared, 4)}
-MAKE = {"two": (two_layers, 4), **MODELS}
+MAKE = {
+    "two": (two_layers, 4),
+    "mixed": (mixed, 6),
+    "nested": (nested, 6),
+    "whole": (subclassed, 4),
+    "shared": (shared, 4),
+}
 
 
-@pytest.mark.parametrize("kind, name", [*[("two", name) for name in PENALTIES], *[(k, "MaxBin") for k in MODELS]])
-def test_normalised_over_the_whole_model(kind, name, rng, reload):
+def added_penalty(model, inputs):
+    model(inputs)
+    return float(sum(model.losses))
+
+
+@pytest.mark.parametrize("kind, name", [*[("two", name) for name in PENALTIES], *[(kind, "MaxBin") for kind in MAKE]])
+def test_mean_over_the_whole_model(kind, name, rng, reload):
     make, num_quantizers = MAKE[kind]
     model = with_random_scales(make(name), rng)
-    assert len(quantizers_of(model)) == num_quantizers
+    assert len(quantized_parameters(model)) == num_quantizers
+    inputs, _ = data(rng)
+    expected = expected_penalty(model, name)
+    for instance in (model, model, reload(model)):  # losses do not pile up between calls
+        assert added_penalty(instance, inputs) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["two", "whole", "shared"])
+def test_reported_loss_of_training(kind, rng):
+    model = with_random_scales(MAKE[kind][0]("MaxBin"), rng)
     inputs, targets = data(rng)
     # Compiled by XLA: a layer called twice has its scale read twice, and TensorFlow by itself may do so for the second
     # call after the update of the scale, of whose gradient that call is no part here (`NestedQuantization.call`).
     model.compile(keras.optimizers.SGD(1e-3), "mse", jit_compile=True)
-    expected = expected_penalty(model, name)
-    assert reported_penalty(model, inputs, targets) == pytest.approx(expected, rel=1e-3)
+    expected = expected_penalty(model, "MaxBin")
     task = np.mean((ops.convert_to_numpy(model(inputs)) - targets) ** 2)
     history = model.fit(inputs, targets, batch_size=8, verbose=0).history["loss"]
     assert history[0] == pytest.approx(task + expected, rel=1e-5)
-    after = expected_penalty(model, name)
+    after = expected_penalty(model, "MaxBin")
     assert after < expected * (1 - 1e-4)  # the penalty has moved the scales
-    loaded = reload(model)
-    assert reported_penalty(loaded, inputs, targets) == pytest.approx(after, rel=1e-3)
+    assert reported_penalty(model, inputs, targets) == pytest.approx(after, rel=1e-3)
+
+
+def test_parts_called_apart_add_their_own_shares(rng):
+    """As in a `train_step` of one's own: their sum is what they add when the model calls them."""
+    inputs, code = keras.Input((4,)), keras.Input((7,))
+    encoder = keras.Model(inputs, keras.layers.Dense(7)(inputs))
+    decoder = keras.Model(code, keras.layers.Dense(3)(code))
+    quantizer = lqs.NestedQuantization("row", lqs.Frozen(), lqs.MaxBinPenalty(0.5))
+    bias = lqs.NestedQuantization("scalar", lqs.Frozen(), lqs.MaxBinPenalty(0.5))
+    whole = lqs.quantize(keras.Model(inputs, decoder(encoder(inputs))), quantizer, bias)
+    with_random_scales(whole, rng)
+    x, _ = data(rng)
+    expected = expected_penalty(whole, "MaxBin")
+    first, second = [layer for layer in whole.layers if isinstance(layer, keras.Model)]
+    assert added_penalty(whole, x) == pytest.approx(expected, rel=1e-5)
+    apart = added_penalty(first, x) + added_penalty(second, first(x))
+    assert apart == pytest.approx(expected, rel=1e-5)
+    assert added_penalty(whole.layers[1].layers[-1], x) == pytest.approx(added_penalty(first, x), rel=1e-6)
+    again = keras.models.clone_model(whole)
+    again.set_weights(whole.get_weights())
+    assert added_penalty(again.layers[1], x) == pytest.approx(added_penalty(first, x), rel=1e-5)
+
+
+def test_a_layer_made_by_hand_counts_for_itself_until_shares_are_set(rng):
+    layers = [dense(7, "MaxBin"), dense(3, "MaxBin")]
+    for layer, size in zip(layers, (4, 7), strict=True):
+        layer.build((None, size))
+        with_random_scales(layer, rng)
+    x, _ = data(rng)
+    alone = 0.5 * sum(
+        term_by_loops("MaxBin", ops.convert_to_numpy(v), ops.convert_to_numpy(q.scale))
+        for v, q in quantized_parameters(layers[0])
+    )
+    assert added_penalty(layers[0], x) == pytest.approx(alone, rel=1e-5)
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    set_shares(model)
+    expected = expected_penalty(model, "MaxBin")
+    assert added_penalty(model, x) == pytest.approx(expected, rel=1e-5)
+    assert added_penalty(layers[0], x) + added_penalty(layers[1], layers[0](x)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("time_steps", [1, 5])
 def test_inside_time_distributed(time_steps, rng):
     """Keras calls the layer once per time step; its parameters count once all the same."""
     model = keras.Sequential([keras.Input((time_steps, 4)), keras.layers.TimeDistributed(dense(3, "Inverse"))])
-    with_random_scales(model, rng)
-    inputs, targets = rng.normal(size=(8, time_steps, 4)), rng.normal(size=(8, time_steps, 3))
-    model.compile("sgd", "mse")
-    penalty = reported_penalty(model, inputs, targets)
-    assert penalty == pytest.approx(expected_penalty(model, "Inverse"), rel=1e-3)
+    with_random_scales(with_shares(model), rng)
+    inputs = rng.normal(size=(8, time_steps, 4)).astype("float32")
+    assert added_penalty(model, inputs) == pytest.approx(expected_penalty(model, "Inverse"), rel=1e-5)
 
 
 def test_scales_learn_from_the_penalty_alone(rng):
     """SGD at rate 1 moves each scale by exactly its share of the gradient of the term."""
     model = with_random_scales(two_layers("Inverse"), rng)
     model.compile(keras.optimizers.SGD(1.0), "mse")
-    before = [ops.convert_to_numpy(q.scale).astype("float64") for _, q in quantizers_of(model)]
-    sizes = [int(np.prod(variable.shape)) for variable, _ in quantizers_of(model)]
+    before = [ops.convert_to_numpy(q.scale).astype("float64") for _, q in quantized_parameters(model)]
+    sizes = [int(np.prod(variable.shape)) for variable, _ in quantized_parameters(model)]
     model.fit(*data(rng), batch_size=8, verbose=0)
-    for (_, quantizer), scale, size in zip(quantizers_of(model), before, sizes, strict=True):
+    for (_, quantizer), scale, size in zip(quantized_parameters(model), before, sizes, strict=True):
         gradient = -0.5 * size / sum(sizes) / scale**2 / scale.size
         moved = ops.convert_to_numpy(quantizer.scale) - scale
         np.testing.assert_allclose(moved, -gradient, rtol=1e-3, atol=1e-6)
@@ -323,7 +389,7 @@ def test_assigning_the_rate_takes_effect_without_recompiling(rng):
     inputs, targets = data(rng)
     losses, functions = [], []
     for rate in (0.0, 0.5, 2.0):
-        for _, quantizer in quantizers_of(model):
+        for _, quantizer in quantized_parameters(model):
             quantizer.penalty.rate.assign(rate)
         losses += model.fit(inputs, targets, batch_size=8, verbose=0).history["loss"]
         functions.append(model.train_function)
@@ -332,32 +398,21 @@ def test_assigning_the_rate_takes_effect_without_recompiling(rng):
     assert functions[0] is functions[1] is functions[2]
 
 
-def test_losses_do_not_pile_up_between_calls(rng):
-    model = with_random_scales(two_layers("Inverse"), rng)
-    inputs, _ = data(rng)
-    totals = []
-    for _ in range(3):
-        model(inputs)
-        totals.append(float(sum(model.losses)))
-    assert totals == [pytest.approx(expected_penalty(model, "Inverse"), rel=1e-5)] * 3
-
-
 @keras.saving.register_keras_serializable("test_penalties")
 class CountPenalty(lqs.Penalty):
     """A further term: the constant 3, whose weighted mean over a model is 3 too."""
 
-    def term(self, parameter, scale, axes):
+    def term(self, parameter, scale):
         return 3.0 + 0.0 * ops.mean(scale)
 
 
 def test_a_further_term(rng, reload):
     prototype = lqs.NestedQuantization(penalty=CountPenalty(0.25))
-    inputs, targets = data(rng)
+    inputs, _ = data(rng)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(9), keras.layers.Dense(3)])
     model = lqs.quantize(model, kernel=prototype, bias=prototype)
-    model.compile("sgd", "mse")
     for instance in (model, reload(model)):
-        assert reported_penalty(instance, inputs, targets) == pytest.approx(0.75, rel=1e-4)
+        assert added_penalty(instance, inputs) == pytest.approx(0.75, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", PENALTIES)
@@ -385,90 +440,4 @@ def test_bad_code(code):
 
 def test_abstract_penalty():
     with pytest.raises(NotImplementedError, match="Penalty must implement `term`"):
-        lqs.Penalty(0.1).term(None, None, ())
-
-
-# Published terms, for P = [3, -1, 1/2, 0] at s = 2 and bits = 2, whose highest integer is 1:
-#   SinReQ  sines of pi (3/2, -1/2, 1/4, 0): squares 1, 1, 1/2, 0; d/dP = pi / s sin(2 pi P / s) / 4 = 0, 0, pi / 8, 0
-#   MSQE    integers 1, 0 (-1/2 to the even one), 0, 0: errors 1, -1, 1/2, 0; d/dP = 2 error / 4; d/ds = -2 (1) / 4
-#   Binary  beyond; 1 - 1/4, 1 - 1/16, 1; d/dP = -2 P / s**2 / 4
-#   Hoyer   sum 9/2, of squares 41/4: H = 81/41; with A = 9/2, B = 41/4: d/dP = 2 sign A / B**2 (B - A abs(P)) / 4
-PUBLISHED = {
-    "SinReQ": (lqs.SinReQPenalty, 5 / 8, [0, 0, math.pi / 8, 0], 0),
-    "MSQE": (lqs.MSQEPenalty, 9 / 16, [1 / 2, -1 / 2, 1 / 4, 0], -1 / 2),
-    "Binary": (lqs.BinaryPenalty, (12 + 15 + 16) / 64, [0, 1 / 8, -1 / 16, 0], 0),
-    "Hoyer": (lqs.HoyerPenalty, 81 / 164, np.array([-13 / 4, -23 / 4, 8, 0]) * 36 / 41**2, 0),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_penalties_by_hand(name, gradients):
-    penalty, value, parameter_gradient, scale_gradient = PUBLISHED[name]
-    layer = lqs.NestedQuantization("scalar", lqs.Frozen(), penalty(0.5), "nearest", bits=2, initial_scale=2.0)
-    parameter = np.array([3, -1, 0.5, 0], "float32")
-    layer(parameter)
-    assert float(sum(layer.losses)) == pytest.approx(0.5 * value, rel=1e-6)
-    result = gradients(layer, parameter, np.zeros(4, "float32"))
-    np.testing.assert_allclose(result[0], 0.5 * np.array(parameter_gradient), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(result[1], [0.5 * scale_gradient], rtol=1e-6)
-    zero = [np.asarray(gradient) for gradient in gradients(layer, 0 * parameter, 0 * parameter)]
-    assert all(np.isfinite(gradient).all() for gradient in zero)
-
-
-def test_waveq_by_hand(gradients):
-    """At beta = 1 there is one wave to w = P / 2 = 1, -1/4: squares of sines 0, 1/2.
-
-    d/dP = pi sin(2 pi w) / 2 / 2 / 2; d/dbeta = log(2) mean(pi w sin(2 pi w) - square / 2) + bits_rate
-    """
-    penalty = lqs.WaveQPenalty(0.5, bits_rate=0.25, bits=1)
-    layer = lqs.NestedQuantization(rule=lqs.Frozen(), penalty=penalty, rounding="nearest")
-    parameter = np.array([2, -0.5], "float32")
-    layer(parameter)
-    assert float(sum(layer.losses)) == pytest.approx(0.5 * (1 / 8 + 0.25), rel=1e-5)
-    result = gradients(layer, parameter, np.zeros(2, "float32"), [penalty.bits])
-    np.testing.assert_allclose(result[0], [0, -0.5 * math.pi / 8], atol=1e-6)
-    np.testing.assert_allclose(result[1], 0.5 * (math.log(2) * (math.pi / 8 - 1 / 8) + 0.25), rtol=1e-5)
-
-
-@pytest.mark.parametrize("bits, highest", [(1, 1), (1.5, 3), (2, 3), (2.1, 7)])
-def test_waveq_gives_the_scale(bits, highest):
-    """From the largest element, at first and in every training step."""
-    layer = lqs.NestedQuantization(rule=lqs.Frozen(), penalty=lqs.WaveQPenalty(0.1, bits=bits), rounding="nearest")
-    parameter = np.array([2, -0.9, 0.1], "float32")
-    layer.build(parameter.shape)
-    layer.initialize_scale(parameter)
-    np.testing.assert_allclose(ops.convert_to_numpy(layer.scale), [2 / highest], rtol=1e-6)
-    layer(2 * parameter, training=True)
-    np.testing.assert_allclose(ops.convert_to_numpy(layer.scale), [4 / highest], rtol=1e-6)
-    assert ops.convert_to_numpy(layer.integers(2 * parameter)).max() == highest
-    assert layer.trainable_variables == [layer.penalty.bits]
-
-
-def test_waveq_keeps_a_bit():
-    penalty = lqs.WaveQPenalty(0.1, bits=1)
-    assert float(penalty.bits.constraint(np.float32(0.5))) == 1
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(lqs.WaveQPenalty(0.1, 0.2, 3.5)))
-    assert (again.get_config()["rate"], again.bits_rate, float(again.bits)) == (0.1, 0.2, 3.5)
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ({"bits": 0.5}, "`bits` must be at least 1. Received: bits=0.5"),
-        ({"bits": "8"}, "`bits` must be a finite number >= 0. Received: bits='8'"),
-        ({"bits_rate": -1}, "`bits_rate` must be a finite number >= 0. Received: bits_rate=-1"),
-    ],
-)
-def test_waveq_with_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        lqs.WaveQPenalty(0.1, **arguments)
-
-
-def test_waveq_has_bits_of_its_own():
-    with pytest.raises(ValueError, match="`bits` must be None, for an `lqs.WaveQPenalty`. Received: levels"):
-        lqs.NestedQuantization(penalty=lqs.WaveQPenalty(0.1), bits=4)
-
-
-def test_quantization_error_needs_levels():
-    with pytest.raises(ValueError, match="`bits` must be given, for an `lqs.MSQEPenalty`. Received: bits=None"):
-        lqs.NestedQuantization(penalty=lqs.MSQEPenalty(1.0))
+        lqs.Penalty(0.1).term(None, None)

@@ -37,9 +37,10 @@ RULES = {
 
 
 def built(shape, scale, granularity="scalar", **arguments):
-    layer = lqs.NestedQuantization(granularity, **arguments)
+    """Return a copy of a layer, so that rules may be shared, with a scale or its logarithm."""
+    layer = lqs.NestedQuantization(granularity, **{"initial_scale": 5.0, **arguments}).copy()
     layer.build(shape)
-    layer.scale.assign(np.broadcast_to(scale, layer.scale.shape))
+    layer.scale_weight.assign(np.broadcast_to(scale, layer.scale_weight.shape))
     return layer
 
 
@@ -66,13 +67,11 @@ def check(gradients, shape, granularity, varying, rounding, rule, bits=None, see
     integers, inside = rounded(parameter, scale, rounding), np.ones(shape, bool)
     if bits is not None:
         quotient = parameter / scale
-        inside = (levels[0] < quotient) & (quotient < levels[1])
+        inside = (levels[0] <= quotient) & (quotient <= levels[1] + (rounding == "floor"))
         integers = np.clip(integers, *levels)
-    arguments = {"rounding": rounding, "bits": bits, "parametrization": parametrization}
-    layer = lqs.NestedQuantization(granularity, RULES[rule], **arguments).copy()
-    layer.build(shape)
     is_log = parametrization == "log"
-    layer.scale_weight.assign(np.log(scale) if is_log else scale)
+    arguments = {"rounding": rounding, "bits": bits, "parametrization": parametrization}
+    layer = built(shape, np.log(scale) if is_log else scale, granularity, rule=RULES[rule], **arguments)
     np.testing.assert_allclose(ops.convert_to_numpy(layer(parameter)), integers * scale, rtol=1e-5)
     np.testing.assert_array_equal(ops.convert_to_numpy(layer.integers(parameter)), integers)
     parameter_gradient, scale_gradient = gradients(layer, parameter, upstream)
@@ -83,30 +82,34 @@ def check(gradients, shape, granularity, varying, rounding, rule, bits=None, see
     np.testing.assert_allclose(scale_gradient, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("rounding", ["floor", "nearest"])
+# Rules of all granularities are in `test_rules.py`; here each of both is there once.
 @pytest.mark.parametrize("granularity, shape, varying", GRANULARITIES)
-def test_gradients(granularity, shape, varying, rounding, rule, gradients):
-    check(gradients, shape, granularity, varying, rounding, rule)
+def test_gradients(granularity, shape, varying, gradients):
+    rounding = "nearest" if granularity == "channel" else "floor"
+    check(gradients, shape, granularity, varying, rounding, "straight normalized")
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("rounding", ["floor", "nearest"])
-@pytest.mark.parametrize("bits", [2, 3])
+def test_gradients_of_any_rule(rounding, rule, gradients):
+    check(gradients, (4, 6), "row", (0,), rounding, rule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("bits, rounding", [(2, "nearest"), (3, "nearest"), (3, "floor")])
 def test_gradients_where_clipped(bits, rounding, rule, gradients):
     check(gradients, (4, 6), "row", (0,), rounding, rule, bits)
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("granularity, shape, varying", GRANULARITIES[1:7:2])
 @pytest.mark.parametrize("rounding, bits", [("floor", None), ("nearest", 3)])
-def test_gradients_of_the_logarithm(rounding, bits, granularity, shape, varying, rule, gradients):
-    check(gradients, shape, granularity, varying, rounding, rule, bits, parametrization="log")
+def test_gradients_of_the_logarithm(rounding, bits, rule, gradients):
+    check(gradients, (4, 6), "row", (0,), rounding, rule, bits, parametrization="log")
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
-    shape=st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple),
+    shape=st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple),
     rounding=st.sampled_from(["floor", "nearest"]),
     rule=st.sampled_from(sorted(RULES)),
     bits=st.sampled_from([None, 3]),
@@ -140,7 +143,7 @@ def test_zero_parameters(rule, gradients):
 def test_initial_scale_and_constraint():
     """After a step that would make scales negative they stand at 100 * 2**-23; others move freely."""
     layer = built((2, 2), [[1e-3], [0.5]], "row")
-    assert layer.copy().initial_scale == 100 * 2.0**-23
+    assert lqs.NestedQuantization().copy().initial_scale == 100 * 2.0**-23
     optimizer = keras.optimizers.SGD(1.0)
     optimizer.build([layer.scale])
     optimizer.apply([ops.convert_to_tensor(np.array([[1.0], [0.125]], "float32"))], [layer.scale])
@@ -170,11 +173,9 @@ def test_constraint_of_the_logarithm():
 def test_logarithm_has_the_same_output_at_the_same_scale(shape, rounding, bits, data):
     granularity = tuple(range(data.draw(st.integers(0, len(shape)))))
     layers = [
-        lqs.NestedQuantization(granularity, rounding=rounding, bits=bits, parametrization=parametrization)
+        built(shape, 1.0, granularity, rounding=rounding, bits=bits, parametrization=parametrization)
         for parametrization in ("log", "linear")
     ]
-    for layer in layers:
-        layer.build(shape)
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     layers[0].scale_weight.assign(rng.uniform(-11, 3, layers[0].scale_weight.shape))
     layers[1].scale.assign(layers[0].scale)
@@ -255,8 +256,10 @@ def test_one_training_step_moves_the_logarithm_up(policy, rng):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="reads are operations of TensorFlow's graphs")
-@pytest.mark.parametrize("penalty", [None, lqs.DifferencePenalty(1e-3), lqs.CodeLengthPenalty(1e-3)])
-@pytest.mark.parametrize("parametrization", ["linear", "log"])
+@pytest.mark.parametrize(
+    "parametrization, penalty",
+    [("linear", None), ("log", lqs.CodeLengthPenalty(1)), ("linear", lqs.DifferencePenalty(1))],
+)
 @pytest.mark.parametrize("rule", RULES)
 def test_variables_are_read_once(rule, parametrization, penalty):
     """A second read, used by the backward pass alone, may come after the optimizer's update of the variable."""
@@ -293,8 +296,9 @@ def test_assigning_the_threshold_takes_effect_without_recompiling(rng):
     assert functions[0] is functions[1] is functions[2]
 
 
-@pytest.mark.parametrize("rounding, bits", [("floor", None), ("nearest", 4)])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule, rounding, bits", [(rule, *[("floor", None), ("nearest", 4)][i % 2]) for i, rule in enumerate(RULES)]
+)
 def test_save_and_load(rule, rounding, bits, rng, reload):
     model, quantizer = network(granularity="row", rule=RULES[rule], rounding=rounding, bits=bits)
     quantizer.scale.assign(rng.uniform(0.05, 0.3, (4, 1)))
@@ -381,17 +385,157 @@ def test_parameter_must_be_float(dtype):
             call(np.ones((2, 2), dtype))
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, 1e-6, math.nan, math.inf, True, "1", None])
-def test_bad_initial_scale(value):
-    with pytest.raises(ValueError, match="`initial_scale` must be a finite number of at least 1.192e-05"):
-        lqs.NestedQuantization(initial_scale=value)
+# Initial values, from those of the parameter.
+
+BY_MAXIMUM = {"rule": lqs.Frozen(), "rounding": "nearest", "bits": 4, "initial_scale": "max"}
 
 
-@pytest.mark.parametrize("value", ["exp", "Log", None, True, ["log"], math.log])
-def test_bad_parametrization(value):
-    message = r"Argument `parametrization` must be one of \('linear', 'log'\). Received: parametrization="
-    with pytest.raises(ValueError, match=message):
-        lqs.NestedQuantization(parametrization=value)
+def by_maximum(**changes):
+    return lqs.NestedQuantization(**{**BY_MAXIMUM, **changes}).copy()
+
+
+def has_scale_of(quantizer, parameter):
+    """Return whether the highest of 7 levels is the largest element."""
+    return np.allclose(quantizer.scale, np.abs(ops.convert_to_numpy(parameter)).max() / 7, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("first", ["__call__", "integers"])
+@pytest.mark.parametrize("parametrization", ["linear", "log"])
+def test_first_call_by_hand_gives_the_scale_and_others_leave_it(parametrization, first, rng):
+    parameter = rng.normal(0, 0.5, (6, 4)).astype("float32")
+    layer = by_maximum(parametrization=parametrization)
+    getattr(layer, first)(parameter)
+    assert has_scale_of(layer, parameter)
+    assert np.abs(ops.convert_to_numpy(layer(parameter)) - parameter).max() <= np.abs(parameter).max() / 14 + 1e-6
+    layer(2 * parameter)
+    layer.integers(2 * parameter)
+    assert has_scale_of(layer, parameter)
+
+
+def test_build_for_a_variable_gives_the_scale(rng):
+    variable = keras.Variable(rng.normal(size=(6, 4)).astype("float32"))
+    layer = by_maximum()
+    layer.build_for(variable)
+    assert layer.built and has_scale_of(layer, variable)
+    layer(2 * variable.value)
+    assert has_scale_of(layer, variable)
+
+
+def test_scale_that_was_loaded_stays(rng):
+    source, target = by_maximum(), by_maximum()
+    parameter, store = rng.normal(size=(6, 4)).astype("float32"), {}
+    source(parameter)
+    source.save_own_variables(store)
+    target.build((6, 4))
+    target.load_own_variables({key: ops.convert_to_numpy(value) for key, value in store.items()})
+    target(2 * parameter)
+    assert has_scale_of(target, parameter)
+
+
+def test_in_a_stateless_call_there_is_no_initial_value_yet(rng):
+    """The layer is built, and takes the scale of the first values that it sees after it."""
+    parameter = rng.normal(size=(6, 4)).astype("float32")
+    layer = by_maximum()
+    with keras.StatelessScope():
+        variable = keras.Variable(keras.initializers.Constant(3.0), shape=(6, 4))
+        layer.build_for(variable)
+    assert layer.built and layer.scale.shape == (1, 1)
+    layer(parameter)
+    assert has_scale_of(layer, parameter)
+
+
+class Outer(keras.layers.Layer):
+    """Has no `build`: Keras makes the variables of the layer inside in a stateless call."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = lqs.QuantDense(3, kernel_quantizer=by_maximum())
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+@pytest.mark.parametrize("in_model", [False, True])
+def test_layers_inside_of_those_without_build(in_model, rng):
+    outer, (x, y) = Outer(), data(rng)
+    model = keras.Sequential([keras.Input((4,)), outer]) if in_model else outer
+    model(x)
+    assert has_scale_of(outer.inner.kernel_quantizer, outer.inner.kernel)
+    if in_model:
+        model.compile(keras.optimizers.SGD(1e-3), "mse")
+        model.fit(x, y, verbose=0)  # it goes on
+
+
+@pytest.mark.once
+def test_training_before_the_first_call_is_refused(rng):
+    model = keras.Sequential([keras.Input((4,)), Outer()])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="computes its first scale from the values of its parameter, of the shape"):
+        model.fit(*data(rng), verbose=0)
+
+
+@pytest.mark.parametrize("initial_scale", ["max", "lsq", 0.25])
+def test_clone_has_scales_that_fit_its_own_weights(initial_scale, rng):
+    """As tuners and cross-validation make it: weights are drawn anew, and scales follow."""
+    layers = [keras.layers.Dense(50, "relu"), keras.layers.Dense(2)]
+    prototype = by_maximum(initial_scale=initial_scale)
+    model = lqs.quantize(keras.Sequential([keras.Input((4,)), *layers]), prototype, None)
+    clone = keras.models.clone_model(model)
+    for (variable, quantizer), (ours, _) in zip(quantized_parameters(clone), quantized_parameters(model), strict=True):
+        assert np.any(ops.convert_to_numpy(variable) != ops.convert_to_numpy(ours))
+        fresh = by_maximum(initial_scale=initial_scale)
+        fresh.build_for(variable)
+        np.testing.assert_array_equal(quantizer.scale, fresh.scale)
+    assert 0.1 < np.std(clone(data(rng)[0])) / np.std(model(data(rng)[0])) < 10
+
+
+# Files.
+
+
+# The kernel is within 0.29 of 0.
+@pytest.mark.parametrize("rounding, scale", [("floor", 0.16), ("floor", "max"), ("nearest", "lsq"), ("nearest", "max")])
+def test_loading_freezes_nothing(rounding, scale, gradients, tmp_path):
+    """What `load` puts on the outermost levels has a gradient, as it had before."""
+    prototype = lqs.NestedQuantization(rule=lqs.StraightThrough(), rounding=rounding, bits=2, initial_scale=scale)
+    model = lqs.quantize(keras.Sequential([keras.Input((20,)), keras.layers.Dense(50)]), prototype, None)
+    lqs.save(model, tmp_path / "model.lqs")
+    integers = []
+    for instance in (model, lqs.load(tmp_path / "model.lqs")):
+        ((variable, quantizer),) = quantized_parameters(instance)
+        parameter = ops.convert_to_numpy(variable)
+        gradient, _ = gradients(quantizer, parameter, np.ones_like(parameter))
+        assert (gradient == 1).all()
+        integers.append(ops.convert_to_numpy(quantizer.integers(parameter)))
+    np.testing.assert_array_equal(*integers)
+    assert scale == "max" or {-1, 1} <= set(integers[0].ravel()) <= {-2, -1, 0, 1}
+
+
+# Shares.
+
+
+@pytest.mark.parametrize("share, expected", [(None, 1.0), (0.25, 0.25), (0.0, 0.0)])
+def test_share_of_the_penalty(share, expected):
+    layer = built((2, 2), 0.5, penalty=lqs.InversePenalty(0.5), share=share)
+    layer(np.ones((2, 2), "float32"))
+    assert float(sum(layer.losses)) == expected  # 0.5 / 0.5, times the share
+    assert layer.get_config().get("share") == share == layer.copy().share
+    assert ("share" in layer.get_config()) == (share is not None)
+    assert layer.copy(share=0.75).share == 0.75
+
+
+def test_a_layer_without_penalty_has_no_loss():
+    layer = built((2, 2), 0.5)
+    layer(np.ones((2, 2), "float32"))
+    assert layer.losses == []
+
+
+def test_number_of_elements_and_output_shape():
+    layer = built((3, 2, 4), 0.5)
+    assert layer.size == 24 and layer.compute_output_shape((3, 2, 4)) == (3, 2, 4)
+    assert built((), 0.5).size == 1
+
+
+# Errors.
 
 
 def test_bad_penalty():
