@@ -81,7 +81,7 @@ def _mean_and_largest(upstream, integers, scale, axes, threshold):
 
 
 def _in_one_pass(upstream, integers, scale, axes, threshold):
-    """Return the same, bit for bit, from `P_r`, which the forward pass has written."""
+    """Return the same from `P_r`, which the forward pass has written; see `lqs.reductions`."""
     reconstructed = integers * scale
 
     def terms():
