@@ -6,10 +6,9 @@ CORES ?= 2
 STAMP := .venv/.installed
 # Those that train are not among the first few: begun in reverse, two processes end together.
 NOTEBOOKS := $(shell ls -r notebooks/*.ipynb 2>/dev/null)
-PYTEST := pytest -q -n 2
-UNIT := $(PYTEST) --dist=worksteal --doctest-modules tests lqs study
-# What starts processes of its own, or computes with NumPy alone: one backend will do.
-ONCE := $(patsubst %,tests/study/test_%.py,batches browser datasets diagrams figures downloads references related_work) $(patsubst %,tests/file/test_%.py,fuzz writer reader) tests/test_frame.py
+PYTEST := pytest -q -n 2 --dist=worksteal
+# The rooms that compute on a backend. What does not depend on it, or takes long, has the mark `once`: it runs on JAX alone.
+BOTH := tests/lqs tests/file tests/methods
 # On JAX the tests spend most of their time compiling what runs for milliseconds: less of LLVM takes a quarter off.
 QUICK_TO_COMPILE := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 # Its other options: notebooks/profiles/default. After kill -9 Snakemake's own lock stays, and so do the jobs, which hold
@@ -21,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_USE_PEP517 = 1
 
-.PHONY: help figures runs test lab clean
+.PHONY: help figures runs test mutants lab clean
 .DELETE_ON_ERROR:
 
 help:  ## print this list
@@ -36,17 +35,17 @@ figures runs:
 
 test: export OMP_NUM_THREADS = 1
 test: export TF_NUM_INTRAOP_THREADS = 1
-test: $(STAMP)  ## lint, types, tests and doctests on TensorFlow and JAX, every notebook
+test: $(STAMP)  ## lint, types, tests on TensorFlow and JAX, doctests, every notebook
 	ruff check .
 	ruff format --check .
 	mypy
-	MPLBACKEND=Agg KERAS_BACKEND=tensorflow $(UNIT)
-	MPLBACKEND=Agg KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_TO_COMPILE)" $(UNIT) $(ONCE:%=--ignore=%)
-ifneq ($(NOTEBOOKS),)
-	$(PYTEST) --dist=loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
-else
-	@echo "No notebooks to run."
-endif
+	MPLBACKEND=Agg KERAS_BACKEND=tensorflow $(PYTEST) -m "not once" $(BOTH)
+	MPLBACKEND=Agg KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_TO_COMPILE)" $(PYTEST) --doctest-modules tests lqs study
+	pytest -q -n 2 --dist=loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
+
+mutants: export OMP_NUM_THREADS = 1
+mutants: $(STAMP)  ## change the library here and there: which changes do its tests not notice?
+	python benchmarks/mutants.py
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	jupyter lab notebooks

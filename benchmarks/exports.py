@@ -24,8 +24,8 @@ from ai_edge_litert.interpreter import Interpreter
 import lqs
 from lqs import export
 from study.configs import Config
+from study.examples import batches, load_dataset
 from study.paths import DATA, RUNS
-from study.training import batches, load_dataset
 
 TABLE = DATA / "exports.csv"
 BATCH_SIZE = 200
@@ -94,7 +94,7 @@ def write_all(model, folder, is_lqs_only=False):
 def rows_of(path, is_lqs_only):
     """Return one row per format for the network of the file at `path`."""
     (record,) = RUNS.glob(f"*/{path.stem}.json")
-    config = Config(**json.loads(record.read_text())["config"])
+    config = Config.from_flat(json.loads(record.read_text())["config"])
     images, labels = test_examples(config)
     rows, classes = [], None
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ def rows_of(path, is_lqs_only):
             found = np.concatenate(found)
             classes = found if classes is None else classes
             stored = "" if types is None else ", ".join(f"{n} {t}" for t, n in types.value_counts().items())
-            row = {"dataset": config.dataset, "id": path.stem, "format": name, "bytes": file.stat().st_size}
+            row = {"dataset": config.data.dataset, "id": path.stem, "format": name, "bytes": file.stat().st_size}
             row |= {"accuracy": np.mean(found == labels), "same_class": np.mean(found == classes), "stored": stored}
             rows.append(row)
             print(row, flush=True)

@@ -48,7 +48,7 @@ def trained(config, model, dataset):
     The integer bits of its data are then those that the training images need.
     """
     model.compile(
-        keras.optimizers.Adam(config.learning_rate, epsilon=config.epsilon),
+        keras.optimizers.Adam(config.training.learning_rate, epsilon=config.training.epsilon),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         steps_per_execution=STEPS_PER_EXECUTION,
@@ -59,7 +59,7 @@ def trained(config, model, dataset):
 
 def as_input(config, images):
     """Return images as a network sees them in a run."""
-    return images * np.float32(config.input_scale)
+    return images * np.float32(config.data.input_scale)
 
 
 def quantized_weights(model):

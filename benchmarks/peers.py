@@ -22,7 +22,7 @@ from study import datasets
 from study.configs import make_config
 from study.networks import dense_network
 from study.paths import DATA
-from study.training import weights_path
+from study.weights import weights_path
 
 SEEDS = (42, 43, 44, 45, 46)
 MODES = {

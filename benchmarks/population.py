@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from study import training
-from study.configs import PRECISIONS, make_config
+from study.configs import make_config
 from study.datasets import Dataset
 from study.gpu.epochs import initial_state, make_epoch
 
@@ -27,10 +27,10 @@ NUM_CLASSES = 10
 def random_dataset(config, num_images):
     """Return a data set of random images to train on and one to test, of the sizes of the configuration's."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (num_images, *SHAPES[config.dataset]), dtype="uint8")
+    images = rng.integers(0, 256, (num_images, *SHAPES[config.data.dataset]), dtype="uint8")
     labels = rng.integers(0, NUM_CLASSES, num_images).astype("int32")
-    size = config.image_size
-    return Dataset(config.dataset, images, labels, images[:1, :size, :size], labels[:1], NUM_CLASSES, "random")
+    size = config.data.image_size
+    return Dataset(config.data.dataset, images, labels, images[:1, :size, :size], labels[:1], NUM_CLASSES, "random")
 
 
 def seconds_per_step(dataset_name, num_members, num_steps, precision):
@@ -38,7 +38,7 @@ def seconds_per_step(dataset_name, num_members, num_steps, precision):
     granularity = "row" if dataset_name == "mnist" else "channel"
     strengths = np.linspace(0, 1e-10, num_members).tolist()
     configs = [make_config(dataset_name, "nested", strength, granularity) for strength in strengths]
-    dataset = random_dataset(configs[0], num_steps * configs[0].batch_size)
+    dataset = random_dataset(configs[0], num_steps * configs[0].training.batch_size)
     models = [training.make_model(config, dataset.input_shape, NUM_CLASSES) for config in configs]
     run_epoch, state = make_epoch(configs, models[0], dataset), initial_state(models)
     with jax.default_matmul_precision(precision):
@@ -56,7 +56,7 @@ def main():
     parser.add_argument("dataset", choices=SHAPES)
     parser.add_argument("members", type=int, nargs="+")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
+    parser.add_argument("--precision", choices=("float32", "tensorfloat32"), default="float32")
     arguments = parser.parse_args()
     print(f"{arguments.dataset} on {jax.devices()[0].device_kind}: members | ms a step | ms a step and member")
     for num_members in arguments.members:

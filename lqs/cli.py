@@ -1,46 +1,40 @@
-"""The command `lqs`: look into `.lqs` files, make them of `.keras` files and back."""
+"""The command `lqs`: look into `.lqs` files, make them of `.keras` files and back.
+
+Keras is imported only where a model is made: `info`, `--help` and `--version` take a fraction of a second.
+"""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
-import keras
 
 import lqs
-from lqs.file import reader, writer
-from lqs.file.atomic import replacing
-from lqs.file.saving import load, save
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW = click.Path(dir_okay=False, path_type=Path)
+HEADINGS = ("array", "shape", "integers", "unique", "codes", "table", "scale", "values")
 
 
-@click.group(help=__doc__)
+@click.group(help="Look into .lqs files, make them of .keras files and back.")
 @click.version_option(lqs.__version__, package_name="lqs")
-def commands():
+def commands() -> None:
     """Group of the commands."""
 
 
 @commands.command()
 @click.argument("path", type=EXISTING)
-def info(path):
+def info(path: Path) -> None:
     """Print what is in a .lqs file: a line for each array, and where its bytes go."""
-    configuration, tensors = reader.read(path, decoder=writer.Decoder)
-    version = path.read_bytes()[len(reader.MAGIC)]
+    from lqs.file import layout, reader
+
+    content = path.read_bytes()
+    configuration, tensors = reader.parse(content)
+    version = content[len(layout.MAGIC)]
     click.echo(f"{configuration.get('class_name')} of {len(tensors)} arrays, format {version}")
-    rows = [("array", "shape", "integers", "unique", "codes", "table", "scale", "values")]
-    for tensor in tensors:
-        integers = tensor.integers
-        empty = integers is None or not integers.size
-        limits = ("", "") if empty else (f"{integers.min()}…{integers.max()}", len(set(integers.ravel().tolist())))
-        sizes = [tensor.sections.get(name, "") for name in rows[0][4:]]
-        rows.append((tensor.name, "×".join(map(str, tensor.array.shape)), *limits, *sizes))
-    num_bytes = path.stat().st_size
-    rows.append(("header", *[""] * 6, num_bytes - sum(sum(tensor.sections.values()) for tensor in tensors)))
-    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
-    for name, *cells in rows:
-        click.echo(f"{name:<{widths[0]}}  " + "  ".join(f"{c!s:>{w}}" for c, w in zip(cells, widths[1:], strict=True)))
-    click.echo(f"{num_bytes:,} bytes")
+    num_header_bytes = len(content) - sum(sum(tensor.sections.values()) for tensor in tensors)
+    _print_columns([HEADINGS, *map(_row, tensors), ("header", *[""] * 6, num_header_bytes)])
+    click.echo(f"{len(content):,} bytes")
 
 
 @commands.command()
@@ -48,13 +42,19 @@ def info(path):
 @click.option("-o", "--output", type=NEW, help="The .lqs file; by default beside the .keras file.")
 @click.option(
     "--float-dtype",
-    type=click.Choice(reader.FLOATS[:3]),
+    type=click.Choice(["float16", "bfloat16", "float32"]),
     default="float32",
     show_default=True,
     help="Type to store what is not quantized in; the smaller ones round it.",
 )
-def pack(path, output, float_dtype):
+def pack(path: Path, output: Path | None, float_dtype: str) -> None:
     """Make a .lqs file of a .keras file."""
+    import keras
+
+    from lqs.file.configuration import register_classes
+    from lqs.file.saving import save
+
+    register_classes()
     output = output or path.with_suffix(".lqs")
     save(keras.models.load_model(path), output, float_dtype)
     click.echo(f"{output}: {output.stat().st_size:,} bytes, {path.name} has {path.stat().st_size:,}")
@@ -63,11 +63,14 @@ def pack(path, output, float_dtype):
 @commands.command()
 @click.argument("path", type=EXISTING)
 @click.option("-o", "--output", type=NEW, help="The .keras file; by default beside the .lqs file.")
-def unpack(path, output):
+def unpack(path: Path, output: Path | None) -> None:
     """Make a .keras file of a .lqs file."""
     output = output or path.with_suffix(".keras")
     if output.suffix != ".keras":
         raise click.BadParameter(f"{output} does not end in .keras", param_hint="--output")
+    from lqs.file.atomic import replacing
+    from lqs.file.saving import load
+
     model = load(path)
     with replacing(output) as partial:
         complete = partial.with_suffix(".keras")  # Keras insists
@@ -76,7 +79,23 @@ def unpack(path, output):
     click.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 
-def main():
+def _row(tensor: Any) -> tuple[Any, ...]:
+    """Return the cells of a tensor, in the order of `HEADINGS`."""
+    integers = tensor.integers
+    is_empty = integers is None or not integers.size
+    limits = ("", "") if is_empty else (f"{integers.min()}…{integers.max()}", len(set(integers.ravel().tolist())))
+    sizes = [tensor.sections.get(name, "") for name in HEADINGS[4:]]
+    return (tensor.name, "×".join(map(str, tensor.array.shape)), *limits, *sizes)
+
+
+def _print_columns(rows: list[tuple[Any, ...]]) -> None:
+    """Print rows of cells, the first of each to the left and the others to the right."""
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        click.echo(f"{name:<{widths[0]}}  " + "  ".join(f"{c!s:>{w}}" for c, w in zip(cells, widths[1:], strict=True)))
+
+
+def main() -> None:
     """Run the command; an error is one line and exit code 1, wrong use exit code 2."""
     try:
         commands()

@@ -1,21 +1,12 @@
 """`lqs.quantize`: nested quantization for the parameters of any Keras layer or model, and `lqs.dequantize` back."""
 
-import tempfile
-
 import keras
 
-from lqs._keras import Functional
+from lqs.copying import copied, copied_as_float
 from lqs.inspection import quantized_parameters, set_shares
-from lqs.layers import (
-    QuantConv2D,
-    QuantDense,
-    QuantizedLayer,
-    QuantizedModel,
-    QuantizedParameters,
-    copy_own_variables,
-    quantize_values,
-)
+from lqs.layers import QuantizedLayer, QuantizedParameters, convert
 from lqs.quantizer import NestedQuantization
+from lqs.substitution import quantize_values
 
 NORMALIZATIONS = (
     keras.layers.BatchNormalization,
@@ -34,10 +25,11 @@ def is_not_normalization(layer, variable):
 def quantize(layer, kernel="default", bias="default", where=is_not_normalization):
     """Return a copy of a Keras layer or model whose parameters pass through nested quantization layers.
 
-    Weights are kept, and so are the names of layers. In a `Sequential` or functional model every layer with
-    parameters to quantize is replaced by a `QuantizedLayer` around its copy, also in models nested inside; any
-    other model or layer is wrapped as a whole. Trainable float parameters are quantized; layers that already
-    own quantized parameters are left as they are. A compiled model gives a compiled copy, its optimizer new.
+    Weights are kept, and so are the names and classes of layers and models, with their methods: each layer with
+    parameters to quantize becomes a `lqs.layers.QuantizedLayer` that is still an instance of its class. Float
+    parameters are quantized; what is frozen is quantized and stays frozen, its scales too. Parameters that are
+    quantized already, `QuantDense` and `QuantConv2D` are left as they are. A compiled model gives a
+    compiled copy, its optimizer new.
 
     Args:
         layer: a built `keras.layers.Layer` or `keras.Model`.
@@ -51,9 +43,9 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
         A layer for a layer, a model for a model.
 
     Raises:
-        ValueError: if `layer` is not a built Keras layer, has no configuration to be copied from, is compiled with
-            functions that are not registered, or is a subclassed model with a `train_step` or the like of its own; or
-            if a prototype's granularity does not fit the rank of a parameter that it is for.
+        ValueError: if `layer` is not a built Keras layer, has no configuration to be copied from, shares weights in a
+            way that its configuration does not tell, or is compiled with functions that are not registered; or if a
+            prototype's granularity does not fit the rank of a parameter that it is for.
 
     Example:
 
@@ -66,8 +58,7 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
     if not callable(where):
         raise ValueError(f"Argument `where` must be a function of a layer and its variable. Received: where={where!r}")
     _validate_layer(layer)
-    _validate_steps(layer)
-    quantized = _clone(layer, lambda node: _wrap(node, prototypes, where))
+    quantized = copied(layer, lambda copy: _convert(copy, prototypes, where))
     set_shares(quantized)
     return quantized
 
@@ -81,9 +72,9 @@ def dequantize(layer):
         P_r = P_q * s
 
     with integers `P_q`, or what they stand for, and scales `s` as in `NestedQuantization`, so that predictions stay
-    the same and nothing of `lqs` is needed to load it. `QuantizedLayer`, `QuantizedModel`, `QuantDense` and
-    `QuantConv2D` are undone, also in models nested inside; everything else is copied. A compiled model gives a compiled
-    copy, its optimizer new.
+    the same and nothing of `lqs` is needed to load it. What `lqs.quantize` made, `QuantDense` and `QuantConv2D` are
+    undone, also in models nested inside; everything else is copied. A compiled model gives a compiled copy, its
+    optimizer new.
 
     Args:
         layer: a built `keras.layers.Layer` or `keras.Model`.
@@ -108,8 +99,7 @@ def dequantize(layer):
 def dequantize_with_pairs(layer):
     """Return `dequantize(layer)` and the pairs `(variable of layer, its variable in the copy)`."""
     _validate_layer(layer)
-    pairs: list = []
-    copy = _clone(layer, lambda node: _unwrap(node, pairs))
+    copy, pairs = copied_as_float(layer)
     values = quantize_values(quantized_parameters(layer))
     for source, target in pairs:
         if id(source) in values:
@@ -117,79 +107,14 @@ def dequantize_with_pairs(layer):
     return copy, pairs
 
 
-def _clone(layer, copy):
-    """Return a clone of `layer`: by `copy`, or with each layer by `copy` if it is a graph of layers."""
-
-    def copy_node(node):
-        if isinstance(node, keras.layers.Layer):
-            return copy(node)
-        return type(node).from_config(node.get_config())  # an operation of the graph, without weights
-
-    if not isinstance(layer, (keras.Sequential, Functional)):
-        return copy_node(layer)
-    return keras.models.clone_model(layer, clone_function=copy_node, recursive=True)
-
-
-def _wrap(layer, prototypes, where):
-    """Return a copy of `layer` with its weights, wrapped if any of its parameters is to be quantized."""
-    copy = _copy(layer)
-    chosen = {id(variable) for owner, variable in _candidates(copy) if where(owner, variable)}
+def _convert(layer, prototypes, where):
+    """Convert a copy of a layer if any of its parameters is to be quantized."""
+    chosen = {id(variable) for owner, variable in _candidates(layer) if where(owner, variable)}
     quantizers = [
         prototypes["kernel" if len(variable.shape) > 1 else "bias"] if id(variable) in chosen else None
-        for variable in copy.weights
+        for variable in layer.weights
     ]
-    if not any(quantizers):
-        return copy
-    wrapper = QuantizedModel if isinstance(copy, keras.Model) else QuantizedLayer
-    wrapped = wrapper(copy, quantizers, name=layer.name)
-    wrapped.build()
-    if isinstance(copy, keras.Model) and copy.compiled:
-        wrapped.compile_from_config(copy.get_compile_config())
-    return wrapped
-
-
-def _unwrap(layer, pairs):
-    """Return a plain copy of `layer`, its weights not quantized yet, and append to the `pairs` of variables."""
-    if isinstance(layer, (QuantizedLayer, QuantizedModel)):
-        copy = _clone(layer.layer, lambda node: _unwrap(node, pairs))
-        if isinstance(layer, keras.Model) and layer.compiled:
-            copy.compile_from_config(layer.get_compile_config())
-        return copy
-    copy = _plain_copy(layer) if type(layer) in _PLAIN else _copy(layer)
-    if quantized_parameters(copy):
-        raise ValueError(
-            f"Argument `layer` must consist of layers that can be dequantized, but `{type(layer).__name__}` "
-            f"holds quantized layers that its own code makes. Received: layer {layer.name!r}"
-        )
-    quantizers = [inner for inner in layer._flatten_layers() if isinstance(inner, NestedQuantization)]
-    nested = {id(variable) for quantizer in quantizers for variable in quantizer.weights}
-    pairs += zip([v for v in layer.weights if id(v) not in nested], copy.weights, strict=True)
-    return copy
-
-
-def _validate_steps(layer):
-    """Raise if a model that will be wrapped as a whole trains by methods of its own, which would not be called."""
-    if not isinstance(layer, keras.Model) or isinstance(layer, (keras.Sequential, Functional)):
-        return
-    for name in ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics"):
-        if getattr(type(layer), name) is not getattr(keras.Model, name):
-            raise ValueError(
-                f"Argument `layer` must train as `keras.Model` does, but `{type(layer).__name__}` has a `{name}` of "
-                f"its own: quantize the layers or models that it consists of. Received: model {layer.name!r}"
-            )
-
-
-_PLAIN = {QuantDense: keras.layers.Dense, QuantConv2D: keras.layers.Conv2D}
-
-
-def _plain_copy(layer):
-    """Return the `Dense` or `Conv2D` of a `QuantDense` or `QuantConv2D`, with its parameters."""
-    config = {key: value for key, value in layer.get_config().items() if not key.endswith("_quantizer")}
-    copy = _PLAIN[type(layer)].from_config(config)
-    if layer.built:
-        copy.build_from_config(layer.get_build_config())
-        copy_own_variables(layer, copy)
-    return copy
+    return convert(layer, quantizers) if any(quantizers) else layer
 
 
 def _validate_layer(layer):
@@ -223,49 +148,18 @@ def _prototype(name, prototype):
     return prototype
 
 
-def _copy(layer):
-    """Return a layer of the same class, configuration and weights."""
-    if type(layer) is keras.layers.Lambda:  # without weights; Keras would not make its function from a configuration
-        parts = {"function": layer.function, "output_shape": layer._output_shape, "mask": layer.mask}
-        return type(layer)(**{**keras.layers.Layer.get_config(layer), **parts, "arguments": layer.arguments})
-    try:
-        copy = type(layer).from_config(layer.get_config())
-    except (NotImplementedError, TypeError) as error:
-        raise ValueError(
-            f"Argument `layer` must be copied from its configuration, but `{type(layer).__name__}` does not "
-            f"give one that recreates it: implement `get_config`. Received: layer {layer.name!r} ({error})"
-        ) from error
-    if layer.built and not copy.built:
-        copy.build_from_config(layer.get_build_config())
-        copy.built = True
-    if len(copy.weights) != len(layer.weights):
-        raise ValueError(
-            f"Argument `layer` must make its weights when it is built, but a copy of `{type(layer).__name__}` has "
-            f"{len(copy.weights)} of {len(layer.weights)}: implement `build`. Received: layer {layer.name!r}"
-        )
-    for source, target in zip(layer._flatten_layers(), copy._flatten_layers(), strict=True):
-        copy_own_variables(source, target)
-        if hasattr(source, "save_assets"):  # a vocabulary
-            with tempfile.TemporaryDirectory() as folder:
-                source.save_assets(folder)
-                target.load_assets(folder)
-    if isinstance(layer, keras.Model) and layer.compiled:
-        copy.compile_from_config(layer.get_compile_config())
-    return copy
-
-
 def _candidates(layer):
-    """Return pairs `(owner, variable)` of the trainable float parameters that are not quantized yet."""
+    """Return pairs `(owner, variable)` of the float parameters that are not quantized yet, also of frozen ones."""
     layers = layer._flatten_layers()
     seen: set[int] = set()
     for inner in layers:
-        if isinstance(inner, QuantizedParameters):
+        if isinstance(inner, QuantizedLayer):
             seen.update(id(variable) for variable, _ in inner.quantized_parameters())
-        if isinstance(inner, NestedQuantization):
+        elif isinstance(inner, (QuantizedParameters, NestedQuantization)):
             seen.update(id(variable) for variable in inner.variables)
     candidates = []
     for owner in reversed(layers):  # inner layers first: the innermost one owns a variable
-        for variable in owner.trainable_variables:
+        for variable in owner._trainable_variables:
             if id(variable) not in seen and keras.backend.is_float_dtype(variable.dtype):
                 seen.add(id(variable))
                 candidates.append((owner, variable))

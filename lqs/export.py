@@ -27,9 +27,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-from keras.src.export.export_utils import get_input_signature  # has no public name
-from keras.src.models.functional import Functional  # has no public name
 
+from lqs._keras import Functional, get_input_signature
 from lqs.conversion import dequantize_with_pairs
 from lqs.file.atomic import write_atomically
 from lqs.inspection import quantized_parameters, to_numpy

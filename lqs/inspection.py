@@ -58,7 +58,7 @@ def set_shares(model):
     layers = nested_layers(model)
     total = sum(layer.size for layer in layers)
     for layer in layers:
-        layer.share = layer.size / total
+        layer.share = layer.size / max(total, 1)
 
 
 def model_integers(model):

@@ -1,69 +1,14 @@
-"""Layers with quantized parameters: the thesis's two, and wrappers that fit any Keras layer or model."""
+"""Layers with quantized parameters: the thesis's two, and what `lqs.quantize` makes of any Keras layer or model."""
 
-import inspect
+import contextlib
+import functools
+from typing import Any
 
 import keras
-import numpy as np
 
-from lqs._keras import AutocastScope
+from lqs._keras import set_sublayers
 from lqs.quantizer import NestedQuantization
-
-
-class _SubstitutionScope(keras.StatelessScope):
-    """A stateless scope that remembers which variables were assigned in it."""
-
-    def __init__(self):
-        super().__init__(collect_losses=True)
-        self.updates = {}
-
-    def add_update(self, update):
-        super().add_update(update)
-        self.updates[id(update[0])] = update
-
-
-def call_with_values(layer, call, values):
-    """Return `call()`, run while variables of `layer` read as the given tensors instead of their own values.
-
-    Variables assigned (such as moving statistics and seeds) and losses added during the call reach the scope
-    outside, on every backend.
-
-    Args:
-        layer: layer whose variables `call` reads.
-        call: function without arguments.
-        values: dictionary from the `id` of a variable to a tensor of its shape and dtype.
-    """
-    scope = _SubstitutionScope()
-    with AutocastScope(None):  # in which the scope's own argument would be cast to float32
-        scope.state_mapping.update({id(variable): variable.value for variable in layer.variables})
-    scope.state_mapping.update(values)
-    with scope:
-        outputs = call()
-    for variable, value in scope.updates.values():
-        if id(variable) in values:
-            raise ValueError(
-                f"Layer {layer.name!r} assigns its parameter {variable.path!r} itself, so that it cannot be "
-                "quantized: leave it in float, in `lqs.quantize` by the argument `where`."
-            )
-        variable.assign(value)
-    outer = scope.original_scope
-    if outer is None:
-        layer.add_loss(scope.losses)
-    elif outer.collect_losses:  # the layers that added these losses have kept their identities
-        outer.losses.extend(scope.losses)
-    return outputs
-
-
-def quantize_values(pairs):
-    """Return `{id(variable): P_r}` for pairs `(variable, NestedQuantization)`, in the variables' own precision."""
-    with AutocastScope(None):
-        return {id(variable): quantizer(variable.value) for variable, quantizer in pairs}
-
-
-def copy_own_variables(source, target):
-    """Copy by way of what layers do to save and load, since some derive further state from their weights."""
-    values: dict = {}
-    source.save_own_variables(values)
-    target.load_own_variables({key: np.array(value) for key, value in values.items()})
+from lqs.substitution import call_with_values, is_substituted, quantize_values
 
 
 def copy_quantizer(name, quantizer):
@@ -77,11 +22,16 @@ def copy_quantizer(name, quantizer):
 
 
 class QuantizedParameters(keras.layers.Layer):
-    """Base of the layers that own nested quantization layers for some of their parameters."""
+    """Base of the layers whose parameters pass through nested quantization layers."""
 
     def quantized_parameters(self):
         """Return a list of pairs `(variable, NestedQuantization)`; empty before the layer is built."""
         raise NotImplementedError(f"{type(self).__name__} must implement `quantized_parameters`.")
+
+    def call_quantized(self, call):
+        """Return `call()`, in which the quantized parameters read as `P_r`."""
+        values = quantize_values(pair for pair in self.quantized_parameters() if not is_substituted(pair[0]))
+        return call_with_values(self, call, values) if values else call()
 
 
 class _QuantizedKernelAndBias(QuantizedParameters):
@@ -98,8 +48,7 @@ class _QuantizedKernelAndBias(QuantizedParameters):
             quantizer.build_for(variable)
 
     def call(self, inputs):
-        values = quantize_values(self.quantized_parameters())
-        return call_with_values(self, lambda: super(_QuantizedKernelAndBias, self).call(inputs), values)
+        return self.call_quantized(lambda: super(_QuantizedKernelAndBias, self).call(inputs))
 
     def quantized_parameters(self):
         if not self.built:
@@ -152,90 +101,163 @@ class QuantConv2D(_QuantizedKernelAndBias, keras.layers.Conv2D):
     """
 
 
-class _QuantizedWhole(QuantizedParameters):
-    """Mixin that runs a wrapped layer or model on quantized values of its variables.
+@keras.saving.register_keras_serializable("lqs")
+class QuantizedLayer(QuantizedParameters):
+    """Base of the classes of converted layers: any Keras layer, run on quantized values of its parameters.
 
-    Args:
-        layer: a built Keras layer.
-        quantizers: a `NestedQuantization` or `None` for each of `layer.weights`, in their order.
+    `lqs.quantize` converts a copy of a layer: it gives the copy a class of its own, made of this one and of its former
+    class, `float_class`. The layer keeps everything else: attributes, methods, and its place in the models that hold
+    it. Its `call` runs while the quantized parameters read as `P_r`. It is saved and loaded by the configuration of its
+    former class and those of the quantizers.
+
+    Attributes:
+        quantizers: a `NestedQuantization` or `None` for each of `float_weights()`, in their order.
     """
 
-    def __init__(self, layer, quantizers, **kwargs):
-        super().__init__(**kwargs)
-        # The wrapped layer casts for itself; parameters are read and quantized in their own precision.
-        self.autocast = False
-        self.dtype_policy = self.variable_dtype
-        self.layer = layer
-        self.supports_masking = layer.supports_masking
-        self.quantizers = [copy_quantizer("quantizers", quantizer) for quantizer in quantizers]
+    float_class: type
 
-    def build(self, input_shape=None):
-        if len(self.quantizers) != len(self.layer.weights):
-            raise ValueError(
-                f"Argument `quantizers` must have one entry for each of the {len(self.layer.weights)} weights of "
-                f"layer {self.layer.name!r}. Received: {len(self.quantizers)} entries"
-            )
-        for variable, quantizer in self.quantized_parameters():
-            quantizer.build_for(variable)
-        self.built = True
-
-    def call(self, inputs=None, *args, training=None, **kwargs):
-        """Return the wrapped layer's outputs; the arguments are those of its `call`."""
-        if inputs is not None:  # otherwise the layer's first argument is among the named ones
-            args = (inputs, *args)
-        if training is not None and "training" in inspect.signature(self.layer.call).parameters:
-            kwargs["training"] = training
-        values = quantize_values(self.quantized_parameters())
-        return call_with_values(self.layer, lambda: self.layer(*args, **kwargs), values)
-
-    def compute_output_spec(self, *args, **kwargs):
-        return self.layer.compute_output_spec(*args, **kwargs)
-
-    def compute_output_shape(self, *args, **kwargs):
-        return self.layer.compute_output_shape(*args, **kwargs)
+    def float_weights(self):
+        """Return the weights that the layer had before it was converted, in their order."""
+        layers = [layer for layer in self._flatten_layers() if isinstance(layer, NestedQuantization)]
+        nested = {id(weight) for layer in layers for weight in layer.weights}
+        return [weight for weight in self.weights if id(weight) not in nested]
 
     def quantized_parameters(self):
-        pairs = zip(self.layer.weights, self.quantizers, strict=True)
+        pairs = zip(self.float_weights(), self.quantizers, strict=True)
         return [(variable, quantizer) for variable, quantizer in pairs if quantizer is not None]
 
-    def compute_mask(self, inputs, previous_mask):
-        return self.layer.compute_mask(inputs, previous_mask)
-
     def get_config(self):
-        config = {
-            "layer": keras.saving.serialize_keras_object(self.layer),
-            "quantizers": [keras.saving.serialize_keras_object(quantizer) for quantizer in self.quantizers],
-        }
-        return {**super().get_config(), **config}
+        with as_float(self):
+            layer = keras.saving.serialize_keras_object(self)
+        return {"layer": layer, "quantizers": list(map(keras.saving.serialize_keras_object, self.quantizers))}
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**config, "layer": keras.saving.deserialize_keras_object(config["layer"])})
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        layer.built = True  # also one that makes its weights when it is constructed
+        return convert(layer, config["quantizers"])
 
     def get_build_config(self):
-        return {"layer": self.layer.get_build_config()}
-
-    def build_from_config(self, config):
-        if not self.layer.built:
-            self.layer.build_from_config(config["layer"])
-        self.build()
+        """Return `None`: the configuration of the former class builds the layer."""
 
 
 @keras.saving.register_keras_serializable("lqs")
-class QuantizedLayer(_QuantizedWhole):
-    """Any Keras layer, run on quantized values of its parameters. Made by `lqs.quantize`.
+class QuantizedModel(QuantizedLayer):
+    """The same for models: the layers that it consists of are converted, and may be called one by one.
 
-    Args:
-        layer: a built Keras layer of any class, also a composite one.
-        quantizers: a `NestedQuantization` or `None` for each of `layer.weights`, in their order.
+    In a call of the whole model the parameters read as `P_r` everywhere, also where its code reads them directly.
     """
 
+    @property
+    def quantizers(self):
+        """A `NestedQuantization` or `None` for each of `float_weights()`, in their order."""
+        found = {id(variable): quantizer for variable, quantizer in self.quantized_parameters()}
+        return [found.get(id(weight)) for weight in self.float_weights()]
 
-@keras.saving.register_keras_serializable("lqs")
-class QuantizedModel(_QuantizedWhole, keras.Model):
-    """Any subclassed Keras model, run on quantized values of its parameters. Made by `lqs.quantize`.
+    def quantized_parameters(self):
+        own = zip(_own_weights(self), self.own_quantizers, strict=True)
+        pairs = [(weight, quantizer) for weight, quantizer in own if quantizer is not None]
+        nodes = [node for node in parts(self) if isinstance(node, QuantizedLayer)]
+        return pairs + [pair for node in nodes for pair in node.quantized_parameters()]
+
+
+def convert(layer, quantizers):
+    """Convert a built layer or model in place, see `QuantizedLayer`, and return it.
 
     Args:
-        layer: a built Keras model.
-        quantizers: a `NestedQuantization` or `None` for each of `layer.weights`, in their order.
+        layer: a `keras.layers.Layer` or `keras.Model`. If it has been converted before, its quantizers stay.
+        quantizers: a prototype `NestedQuantization`, its configuration, or `None`, for each of `layer.weights`.
+
+    Raises:
+        ValueError: if there are not as many quantizers as weights.
     """
+    if len(quantizers) != len(layer.weights):
+        raise ValueError(
+            f"Argument `quantizers` must have one entry for each of the {len(layer.weights)} weights of "
+            f"layer {layer.name!r}. Received: {len(quantizers)} entries"
+        )
+    copies = {id(w): copy_quantizer("quantizers", q) for w, q in zip(layer.weights, quantizers, strict=True)}
+    for variable in layer.weights:
+        if (quantizer := copies[id(variable)]) is not None:
+            quantizer.build_for(variable)
+            quantizer.trainable = variable.trainable
+    if not isinstance(layer, keras.Model):
+        _give(layer, copies)
+        return layer
+    for part in parts(layer):
+        if isinstance(part, QuantizedLayer) or not isinstance(part, QuantizedParameters):
+            _give(part, copies)
+    known = layer.own_quantizers if isinstance(layer, QuantizedModel) else []
+    own = [copies[id(weight)] for weight in _own_weights(layer)]
+    _become(layer, QuantizedModel, "own_quantizers", _either(known, own) if known else own)
+    return layer
+
+
+def _give(layer, quantizers):
+    """Convert a layer that is no model, if there are quantizers for its weights, by their `id`."""
+    is_converted = isinstance(layer, QuantizedLayer)
+    weights = layer.float_weights() if is_converted else layer.weights
+    own = [quantizers[id(weight)] for weight in weights]
+    if any(own):
+        _become(layer, QuantizedLayer, "quantizers", _either(layer.quantizers, own) if is_converted else own)
+
+
+def _either(known, new):
+    return [old or other for old, other in zip(known, new, strict=True)]
+
+
+def _become(layer, base, attribute, quantizers):
+    if not isinstance(layer, QuantizedLayer):
+        layer.__class__ = quantized_class(base, type(layer))  # type: ignore[arg-type]
+    set_sublayers(layer, attribute, quantizers)
+
+
+def _own_weights(model):
+    """Return the weights of a model that none of the layers has that it consists of."""
+    layers = [*parts(model), *(layer for layer in model._flatten_layers() if isinstance(layer, NestedQuantization))]
+    of_layers = {id(weight) for layer in layers for weight in layer.weights}
+    return [weight for weight in model.weights if id(weight) not in of_layers]
+
+
+def parts(model):
+    """Return the layers that a model consists of, those of models inside included and these models not."""
+    found = {}
+    for layer in model._flatten_layers(include_self=False, recursive=False):
+        if isinstance(layer, NestedQuantization):
+            continue
+        for part in parts(layer) if isinstance(layer, keras.Model) else [layer]:
+            found[id(part)] = part
+    return list(found.values())
+
+
+@functools.cache
+def quantized_class(base: Any, float_class: Any) -> type:
+    """Return the class of converted layers of a class.
+
+    Keras saves it under the registered name of its base, which finds the former class in the configuration.
+    """
+
+    @functools.wraps(float_class.call)
+    def call(self, *args, **kwargs):
+        return self.call_quantized(lambda: float_class.call(self, *args, **kwargs))
+
+    doc = f"`{float_class.__name__}` whose parameters pass through nested quantization layers."
+    body = {"float_class": float_class, "call": call, "__doc__": doc, "__module__": __name__}
+    made = type(f"Quantized{float_class.__name__}", (base, float_class), body)
+    for class_ in (made, base):  # under this name, Keras is to find the last one, the base
+        keras.saving.register_keras_serializable("lqs", base.__name__)(class_)
+    return made
+
+
+@contextlib.contextmanager
+def as_float(layer):
+    """Give converted layers their former class within the block, so that they are configured as these are."""
+    converted = [inner for inner in layer._flatten_layers() if isinstance(inner, QuantizedLayer)]
+    classes = [type(inner) for inner in converted]
+    for inner in converted:
+        inner.__class__ = inner.float_class
+    try:
+        yield
+    finally:
+        for inner, class_ in zip(converted, classes, strict=True):
+            inner.__class__ = class_

@@ -4,7 +4,7 @@ A part belongs to one parameter. The layer calls `build` once, with what is know
 value; all other methods of a part then take tensors only.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
@@ -27,9 +27,10 @@ class Part(keras.layers.Layer):
         levels: `Levels`, or `None` if the integers are unbounded.
     """
 
-    shape: tuple[int, ...] | None = None
-    axes: tuple[int, ...] | None = None
-    levels: Levels | None = None
+    # Not typed: methods are called when they are set.
+    shape: Any = None
+    axes: Any = None
+    levels: Any = None
 
     def build(self, shape, axes, levels):
         """Take note of the parameter, and make weights for it; called once, by the layer that the part belongs to.

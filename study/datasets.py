@@ -1,16 +1,15 @@
-"""Data sets: the thesis's three (MNIST, CIFAR-10, Imagenette) and scikit-learn's digits, never downloaded.
+"""Datasets: the three of the thesis (MNIST, CIFAR-10, Imagenette), and the digits of scikit-learn.
 
-The splits are the publishers'; as in the thesis, the test set serves as validation set. `study.downloads` tells where
-the files are looked for. Archives are read in memory and never unpacked; no pickle is loaded but those of known
-hashes.
+The splits are the publishers'. As in the thesis, the test set serves as validation set, unless a hold-out takes its
+place. `study.downloads` says where the files are looked for. Archives are read in memory and never unpacked. A pickle
+is loaded only if its hash is the published one.
 """
 
-import contextlib
+import dataclasses
 import functools
 import gzip
 import hashlib
 import io
-import os
 import pickle
 import warnings
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pooch
 
+from lqs.file.atomic import replacing
 from study import downloads
 from study.augmentation import augmented
 
@@ -53,12 +53,8 @@ IMAGENETTE_HASHES = {
     "imagenette2-160.tar.xz": None,
     "imagenette2-160sq.tar": "sha256:4c9461430e70b18f04ecadcb176e5f3b534075cb772f87768b3f01a6ad2aad56",
 }
-# sha256 of the sorted paths `split/class/name.JPEG`, one a line, and their number in each class.
+# sha256 of the sorted paths `split/class/name.JPEG`, one a line.
 IMAGENETTE_PATHS = "1d3b7e4e6d4af6b70a59b3a3dbeb85b33a623ea7039c536dbade63e771d028b1"
-IMAGENETTE_COUNTS = {
-    "train": (963, 955, 993, 858, 941, 956, 961, 931, 951, 960),
-    "val": (387, 395, 357, 386, 409, 394, 389, 419, 399, 390),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +62,7 @@ class Dataset:
     """Images and labels of a classification task.
 
     Args:
-        name: name of the data set, as in `load`.
+        name: name of the dataset, as in `load`.
         x_train, x_test: uint8 images `(examples, height, width, channels)`, unscaled.
         y_train, y_test: int32 labels `(examples,)`, from 0 to `num_classes - 1`.
         num_classes: number of classes.
@@ -109,8 +105,8 @@ class Dataset:
         return train, _pipeline(self.x_test, self.y_test, batch_size)
 
 
-def load(name, *, mirror=None, cache=None, size=160, train_size=None):
-    """Return the data set `name`.
+def load(name, *, mirror=None, cache=None, size=160, train_size=None, holdout=None):
+    """Return the dataset `name`.
 
     | name         | training examples | test examples | image             | values   | classes |
     |--------------|-------------------|---------------|-------------------|----------|---------|
@@ -123,14 +119,18 @@ def load(name, *, mirror=None, cache=None, size=160, train_size=None):
         name: one of the above.
         mirror: folder or URL (http, https, file) that holds `mnist/`, `cifar10/` and `imagenette/`. Default:
             the environment variable `LQS_MIRROR`.
-        cache: folder that keeps the files. Default: see above.
+        cache: folder that keeps the files. Default: see `study.downloads`.
         size: Imagenette only: height and width that images are scaled and cropped (centre) to. The decoded
             images are kept in the cache and read by a memory map (read only).
         train_size: Imagenette only: that of the training images, which random crops are taken from. Default: `size`.
+        holdout: `None`, or the number of training examples that take the place of the test set, so that choices can
+            be made without it. They are drawn at random, the same on every machine and for every seed of a run;
+            the rest keeps its order.
 
     Raises:
-        ValueError: if there is no such data set or a size is not a positive integer.
+        ValueError: if there is no such dataset, or a size or `holdout` is not a number that it can have.
         ConnectionError: if no source has a usable copy of a file.
+        OSError: if the cache is read-only or full.
 
     Example:
 
@@ -140,51 +140,67 @@ def load(name, *, mirror=None, cache=None, size=160, train_size=None):
     """
     if name not in _LOADERS:
         raise ValueError(f"Argument `name` must be one of {tuple(_LOADERS)}. Received: name={name!r}")
-    sizes = {"train": size if train_size is None else train_size, "val": size}
-    for argument, received in (("size", size), ("train_size", sizes["train"])):
+    train_size = size if train_size is None else train_size
+    for argument, received in (("size", size), ("train_size", train_size)):
         if not isinstance(received, int) or isinstance(received, bool) or received < 1:
             raise ValueError(f"Argument `{argument}` must be a positive integer. Received: {argument}={received!r}")
-    mirror = mirror or os.environ.get("LQS_MIRROR")
-    obtain = functools.partial(downloads.obtain, cache=downloads.cache_folder(cache), mirror=mirror)
-    return _LOADERS[name](obtain, sizes)
+    cache = downloads.cache_folder(cache)
+    fetch = functools.partial(downloads.fetch, cache=cache, mirror=mirror)
+    megabytes = {"mnist": 12, "cifar10": 170, "imagenette": 100 + 0.0402 * max(size, train_size) ** 2, "digits": 0}
+    with downloads.storing(cache, f"{name} needs {megabytes[name]:.0f} MB"):
+        dataset = _LOADERS[name](fetch, size, train_size)
+        if holdout is None:
+            return dataset
+        test_like = dataset if train_size == size else _LOADERS[name](fetch, size, size)
+        return _hold_out(dataset, holdout, test_like.x_train)
 
 
-def _load_mnist(obtain, sizes):
-    arrays = []
-    for name, known_hash in MNIST_HASHES.items():
-        urls = tuple(url + name for url in MNIST_URLS)
-        arrays.append(obtain(downloads.File("mnist", {name: known_hash}, urls, _read_idx))[1])
-    x_train, y_train, x_test, y_test = arrays
+def _hold_out(dataset, number, images):
+    """Return the dataset with `number` examples of `images`, the training images in test size, as the test set."""
+    total = len(dataset.x_train)
+    if not (isinstance(number, int) and 0 < number < total):
+        raise ValueError(f"Argument `holdout` must be an integer from 1 to {total - 1}. Received: holdout={number!r}")
+    order = np.random.RandomState(0).permutation(total)  # unlike default_rng, the same in every version of NumPy
+    kept, held = np.sort(order[:-number]), np.sort(order[-number:])
+    return dataclasses.replace(
+        dataset,
+        x_train=dataset.x_train[kept],
+        y_train=dataset.y_train[kept],
+        x_test=images[held],
+        y_test=dataset.y_train[held],
+        source=f"{dataset.source}; {number} of its training examples as test set",
+    )
+
+
+def _load_mnist(fetch, size, train_size):
+    x_train, y_train, x_test, y_test = (
+        fetch("mnist", {name: known_hash}, [url + name for url in MNIST_URLS], _read_idx)[1]
+        for name, known_hash in MNIST_HASHES.items()
+    )
     return Dataset("mnist", x_train, y_train, x_test, y_test, 10, "mnist/*-ubyte.gz, the publishers' files")
 
 
-def _load_cifar10(obtain, sizes):
-    path, members = obtain(downloads.File("cifar10", dict.fromkeys(CIFAR10_NAMES), CIFAR10_URLS, _read_cifar10))
-    if path.suffix != ".tar":
-        with contextlib.suppress(OSError):  # it only saves time
-            # A plain tar is ten times as fast to read as a compressed one.
-            pickles = {f"cifar-10-batches-py/{name}": data for name, data in members.items()}
-            downloads.write_tar(path.with_name(CIFAR10_NAMES[0]), pickles)
-    *train, test = [_unpickle(members[name]) for name in CIFAR10_MEMBERS]
-    images, labels = zip(*train, strict=True)
-    x_train, y_train, (x_test, y_test) = np.concatenate(images), np.concatenate(labels), test
-    return Dataset("cifar10", x_train, y_train, x_test, y_test, 10, "cifar10/*_batch*, the publisher's pickles")
+def _load_cifar10(fetch, size, train_size):
+    _, batches = fetch("cifar10", dict.fromkeys(CIFAR10_NAMES), CIFAR10_URLS, _read_cifar10)
+    images, labels = zip(*batches, strict=True)
+    x_train, y_train = np.concatenate(images[:-1]), np.concatenate(labels[:-1])
+    return Dataset("cifar10", x_train, y_train, images[-1], labels[-1], 10, "cifar10/*_batch*, the publisher's pickles")
 
 
-def _load_imagenette(obtain, sizes):
-    path, members = obtain(downloads.File("imagenette", IMAGENETTE_HASHES, IMAGENETTE_URLS, _read_imagenette))
+def _load_imagenette(fetch, size, train_size):
+    path, images = fetch("imagenette", IMAGENETTE_HASHES, IMAGENETTE_URLS, _read_imagenette)
     digest = pooch.file_hash(str(path))
     arrays = []
-    for split, counts in IMAGENETTE_COUNTS.items():
-        images = [data for name, data in members.items() if name.startswith(f"{split}/")]
-        size = sizes[split]
-        arrays.append(_decoded(path.with_name(f"{digest[:16]}-{split}-{size}.npy"), images, size))
-        arrays.append(np.repeat(np.arange(len(counts), dtype="int32"), counts))  # paths are sorted by class
+    for split, side in (("train", train_size), ("val", size)):
+        files = {name: data for name, data in images.items() if name.startswith(split)}
+        _, labels = np.unique([name.split("/")[1] for name in files], return_inverse=True)
+        arrays.append(_decoded(path.with_name(f"{digest[:16]}-{split}-{side}.npy"), files.values(), side))
+        arrays.append(labels.astype("int32"))
     x_train, y_train, x_test, y_test = arrays
     return Dataset("imagenette", x_train, y_train, x_test, y_test, 10, f"imagenette/{path.name}, sha256 {digest}")
 
 
-def _load_digits(obtain, sizes):
+def _load_digits(fetch, size, train_size):
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -193,71 +209,57 @@ def _load_digits(obtain, sizes):
     return Dataset("digits", *parts, num_classes=10, source="scikit-learn's load_digits, first 1500 to train")
 
 
-_LOADERS = {
-    "mnist": _load_mnist,
-    "cifar10": _load_cifar10,
-    "imagenette": _load_imagenette,
-    "digits": _load_digits,
-}
+_LOADERS = {"mnist": _load_mnist, "cifar10": _load_cifar10, "imagenette": _load_imagenette, "digits": _load_digits}
 
 
-def _read_idx(path, known_hash):
+def _read_idx(path):
     """Return the images or labels of an MNIST file."""
-    downloads.check_hash(path, known_hash)
     data = gzip.decompress(path.read_bytes())
     if data[3] == 1:  # the number of axes
         return np.frombuffer(data, "uint8", offset=8).astype("int32")
     return np.frombuffer(data, "uint8", offset=16).reshape(-1, 28, 28, 1)
 
 
-def _read_cifar10(path, known_hash):
-    """Return the pickles of a CIFAR-10 archive by their names, each of its published md5."""
-    pickles = downloads.read_tar(path, r"cifar-10-batches-py/(data|test)_batch(_\d)?")
-    members = {name.split("/")[1]: data for name, data in pickles}
+def _read_cifar10(path):
+    """Return images and labels of each pickle of a CIFAR-10 archive. None is loaded before all hashes are checked."""
+    files = downloads.read_tar(path, r"cifar-10-batches-py/(data|test)_batch(_\d)?")
+    pickles = {name.split("/")[1]: data for name, data in files}
     for name, known_md5 in CIFAR10_MEMBERS.items():
-        if hashlib.md5(members.get(name, b"")).hexdigest() != known_md5:
+        if hashlib.md5(pickles.get(name, b"")).hexdigest() != known_md5:
             raise ValueError(f"member {name} is missing or not of the published md5 {known_md5}")
-    return members
-
-
-def _read_imagenette(path, known_hash):
-    """Return the JPEG files of an Imagenette archive by their sorted paths `split/class/name.JPEG`."""
-    if known_hash is not None:
-        downloads.check_hash(path, known_hash)
-    images = downloads.read_tar(path, r"[^/]+/(train|val)/n\d+/[^/.][^/]*\.JPEG")
-    members = dict(sorted((name.split("/", 1)[1], data) for name, data in images))
-    if hashlib.sha256("\n".join(members).encode()).hexdigest() != IMAGENETTE_PATHS:
-        raise ValueError(f"its {len(members)} image paths are not the published ones")
-    return members
+    return [_unpickle(pickles[name]) for name in CIFAR10_MEMBERS]
 
 
 def _unpickle(data):
-    """Return images and labels of a CIFAR-10 pickle, whose hash was checked by `_read_cifar10`."""
+    """Return images `(examples, height, width, channels)` and labels of a pickle."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy on the dtype of 2009
         batch = pickle.loads(data, encoding="bytes")
     return batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(batch[b"labels"], "int32")
 
 
-def _decoded(path, images, size):
-    """Return the JPEG files `images` as a memory map `(examples, size, size, 3)`, decoded to `path` once."""
-    checksum = path.with_name(path.name + ".sha256")
-    if not (path.exists() and checksum.exists() and pooch.file_hash(str(path)) == checksum.read_text()):
-        with downloads.replacing(path) as partial:
-            _decode(partial, images, size)
-            checksum.write_text(pooch.file_hash(str(partial)))
-    return np.load(path, mmap_mode="r")
+def _read_imagenette(path):
+    """Return the JPEG files of an Imagenette archive by their sorted paths `split/class/name.JPEG`."""
+    files = downloads.read_tar(path, r"[^/]+/(train|val)/n\d+/[^/.][^/]*\.JPEG")
+    images = dict(sorted((name.split("/", 1)[1], data) for name, data in files))
+    if hashlib.sha256("\n".join(images).encode()).hexdigest() != IMAGENETTE_PATHS:
+        raise ValueError(f"its {len(images)} image paths are not the published ones")
+    return images
 
 
-def _decode(path, images, size):
+def _decoded(path, files, size):
+    """Return the JPEG files as a memory map `(examples, size, size, 3)`, decoded to `path` once."""
     from PIL import Image, ImageOps
 
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, 3)}
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for data in images:
-            image = Image.open(io.BytesIO(data)).convert("RGB")
-            file.write(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC).tobytes())
+    if not path.exists():
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), size, size, 3)}
+        # Image by image: all of them may not fit into memory.
+        with replacing(path) as partial, open(partial, "wb") as output:
+            np.lib.format.write_array_header_1_0(output, header)
+            for data in files:
+                image = Image.open(io.BytesIO(data)).convert("RGB")
+                output.write(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC).tobytes())
+    return np.load(path, mmap_mode="r")
 
 
 def _pipeline(images, labels, batch_size, shuffle_seed=None):

@@ -1,8 +1,10 @@
-"""Statistics of integers that a run record keeps: histograms, and sizes by the thesis's accounting."""
+"""Statistics that a run record keeps: of integers, epoch by epoch and at the end, and sizes of files."""
 
+import keras
 import numpy as np
 
-from lqs.file.sizes import zip_archive
+from lqs.file.sizes import file_bytes, fp32_bytes, zip_archive
+from lqs.inspection import integer_statistics, model_integers, to_numpy
 
 
 def histogram(integers, max_bins=512):
@@ -35,3 +37,48 @@ def zipped_bytes(arrays):
     """
     buffer, dtype = zip_archive(arrays)
     return buffer.getbuffer().nbytes, dtype.name
+
+
+def final_statistics(model):
+    """Return the statistics of all integers together, and sizes: in the thesis's accounting, and of a `.lqs` file.
+
+    For a float network, the former is that of the zipped float32 parameters, the thesis's baseline.
+    """
+    integers = list(model_integers(model).values())
+    statistics = integer_statistics(integers) if integers else {}
+    num_bytes, dtype = zipped_bytes(integers or model.get_weights())
+    sizes = {
+        "zip_bytes": num_bytes,
+        "zip_dtype": dtype,
+        "fp32_bytes": fp32_bytes(model),
+        "file_bytes": file_bytes(model),
+    }
+    return {**statistics, **sizes}
+
+
+def parameter_statistics(variable, quantizer):
+    """Return the entry of one quantized parameter in the record."""
+    integers, scale = to_numpy(quantizer.integers(variable.value)), to_numpy(quantizer.scale)
+    return {
+        "name": variable.path,
+        "shape": list(variable.shape),
+        "granularity": quantizer.granularity,
+        **integer_statistics([integers]),
+        "histogram": histogram(integers),
+        "scale": {name: float(f"{getattr(np, name)(scale):.6g}") for name in ("min", "median", "mean", "max")},
+    }
+
+
+class IntegerHistory(keras.callbacks.Callback):
+    """Records the number of unique integers and their extremes after every epoch, in `history`."""
+
+    def __init__(self):
+        super().__init__()
+        self.history = {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        arrays = list(model_integers(self.model).values())
+        if arrays:
+            statistics = integer_statistics(arrays)
+            for key in ("unique", "min", "max"):
+                self.history.setdefault(key, []).append(statistics[key])

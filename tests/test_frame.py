@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_BYTES = 2_000_000
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LIBRARY_NEEDS = {"click", "constriction", "keras", "numpy", "pandas"}
 LOCK = (ROOT / "requirements.txt").read_text()
 
 
@@ -43,10 +45,27 @@ def lock_entries():
     return re.split(r"\n(?=\S)", LOCK.strip())
 
 
+EXTRAS = PROJECT["optional-dependencies"]
+
+
 def test_every_dependency_is_locked():
-    requirements = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
-    locked = {normalized(entry) for entry in lock_entries()}
-    assert {normalized(requirement) for requirement in requirements} - locked == set()
+    requirements = [requirement for extra in ("study", "dev", "export") for requirement in EXTRAS[extra]]
+    named = {normalized(requirement) for requirement in PROJECT["dependencies"] + requirements}
+    assert named - {"lqs"} - {normalized(entry) for entry in lock_entries()} == set()
+
+
+def test_the_library_needs_few():
+    assert {normalized(requirement) for requirement in PROJECT["dependencies"]} == LIBRARY_NEEDS
+
+
+def test_what_the_library_imports_is_declared():
+    modules = [ast.parse(path.read_text()) for path in (ROOT / "lqs").rglob("*.py")]
+    nodes = [node for module in modules for node in ast.walk(module)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    of_export = {"ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"}
+    allowed = LIBRARY_NEEDS | {"lqs", "jax", "tensorflow", "torch"} | of_export | sys.stdlib_module_names
+    assert {name.split(".")[0] for name in names} - allowed == set()
 
 
 def test_every_locked_entry_has_one_version_and_hashes():

@@ -2,22 +2,22 @@
 
 import contextlib
 import functools
-import tempfile
+import random
 from pathlib import Path
 
 import keras
 import numpy as np
-from keras.src.backend.common import global_state  # has no public name
 
+from lqs._keras import global_state
+from lqs.copying import copy_own_variables
 from lqs.file import reader, writer
 from lqs.file.atomic import write_atomically
-from lqs.file.reader import MAX_BYTES, FileFormatError
-from lqs.inspection import nested_layers, quantized_parameters, to_numpy
-from lqs.layers import copy_own_variables
+from lqs.file.checks import check_savable
+from lqs.file.configuration import check_safe, configuration_of, model_of
+from lqs.file.reader import MAX_BYTES, FileFormatError, Tensor
+from lqs.inspection import nested_layers, quantized_parameters, set_shares, to_numpy
 
 SUFFIX = ".lqs"
-# Their configurations hold code, or the path of a file to be loaded.
-UNSAFE_CLASSES = ("__lambda__", "Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 
 
 def save(model, path, float_dtype="float32"):
@@ -25,7 +25,7 @@ def save(model, path, float_dtype="float32"):
 
     What is kept: the architecture, the integers and the scale of every quantized parameter, and every other variable.
     What is not: where within its bin a quantized parameter was (further training starts from the middle), and
-    what `compile` was given. The file is written whole or not at all.
+    what `compile` was given. The file is written whole or not at all, and only if a model can be made of it again.
 
     Args:
         model: a built `keras.Model`, quantized or not.
@@ -34,8 +34,9 @@ def save(model, path, float_dtype="float32"):
             `"bfloat16"`. The latter two round them. Scales always stay as they are.
 
     Raises:
-        ValueError: if an argument is not as above, the model has no configuration to be rebuilt from, this has code in
-            it, such as a `Lambda` layer, or a layer has learned a vocabulary.
+        ValueError: if an argument is not as above, a variable is not finite, an integer is beyond int32, the model
+            cannot be rebuilt from its configuration, this has code in it, such as a `Lambda` layer, or a layer has
+            learned a vocabulary.
 
     Example:
 
@@ -51,7 +52,9 @@ def save(model, path, float_dtype="float32"):
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"Argument `path` must end in {SUFFIX!r}. Received: path={str(path)!r}")
-    write_atomically(path, pack_model(model, float_dtype))
+    content = pack_model(model, float_dtype)
+    _check_loads(content)
+    write_atomically(path, content)
 
 
 def load(path, max_bytes=MAX_BYTES):
@@ -69,13 +72,9 @@ def load(path, max_bytes=MAX_BYTES):
             configuration and arrays do not fit together.
         OSError: if the file cannot be read.
     """
-    configuration, tensors = reader.read(path, max_bytes, writer.Decoder)
-    _check_safe(configuration, FileFormatError)
-    with _as_format_errors(), _forgetting_failed_variables():
-        # Without values at first, so that a configuration cannot ask for more memory than the arrays take.
-        with keras.StatelessScope(initialize_variables=False):
-            model = keras.saving.deserialize_keras_object(configuration)
-            pairs = _match(model, tensors)
+    configuration, tensors = reader.read(path, max_bytes)
+    with _as_format_errors(), _forgetting_variables(only_if_failed=True):
+        model, pairs = _rebuild(configuration, tensors)
         with keras.StatelessScope():
             pass  # at its end, Keras gives values to the variables that have none
     for variable, value in pairs:
@@ -83,21 +82,56 @@ def load(path, max_bytes=MAX_BYTES):
     with _as_format_errors():
         for layer in model._flatten_layers():  # some derive further state from their variables when these are loaded
             copy_own_variables(layer, layer)
+    set_shares(model)
     return model
 
 
 def pack_model(model, float_dtype="float32"):
     """Return the bytes of the `.lqs` file of a model; the arguments are those of `save`."""
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(f"Argument `model` must be a built Keras model. Received: model={model!r}")
+    return writer.pack(*encode_model(model, float_dtype))
+
+
+def encode_model(model, float_dtype="float32"):
+    """Return what `writer.pack` takes, the configuration of a model and its encoded tensors.
+
+    The tensors are in the order of `plain_variables`, after which come the scales of those that are stored as floats.
+    The arguments are those of `save`.
+    """
+    check_savable(model)
     if float_dtype not in reader.FLOATS[:3]:
         raise ValueError(
             f"Argument `float_dtype` must be one of {reader.FLOATS[:3]}. Received: float_dtype={float_dtype!r}"
         )
-    _check_no_assets(model)
-    configuration = _configuration(model)
-    tensors = [({"name": name, **entry}, sections) for name, entry, sections in _encoded(model, float_dtype)]
-    return writer.pack(configuration, tensors)
+    configuration = configuration_of(model)
+    return configuration, [({"name": name, **entry}, s) for name, entry, s in _encoded(model, float_dtype)]
+
+
+def _rebuild(configuration, tensors):
+    """Return the model of a file, its variables without values, and pairs `(variable, value)` of these."""
+    check_safe(configuration, FileFormatError)
+    # Without values at first, so that a configuration cannot ask for more memory than the arrays take.
+    with keras.StatelessScope(initialize_variables=False):
+        model = model_of(configuration)
+        return model, _match(model, tensors)
+
+
+def _check_loads(content):
+    """Raise unless a model can be made of a file that was just packed, by everything in it but the codes."""
+    try:
+        with _as_format_errors(), _forgetting_variables(), _restoring_global_state():
+            configuration, entries = reader.parse_header(content, max_bytes=np.inf)
+            _rebuild(configuration, [_without_values(entry) for entry in entries])
+    except FileFormatError as error:
+        raise ValueError(f"Argument `model` must be one that can be loaded again. {error}") from error
+
+
+def _without_values(entry):
+    """Return the `Tensor` of an entry, with constants, that take no memory, for its arrays."""
+    name, dtype, shape = entry["name"], entry["dtype"], tuple(entry["shape"])
+    if "scale" not in entry:
+        return Tensor(name, dtype, values=np.broadcast_to(np.float32(1), shape))
+    integers = np.broadcast_to(np.int32(entry["min"]), shape)
+    return Tensor(name, dtype, integers=integers, scale=np.ones(entry["scale"]["shape"], "float32"))
 
 
 @contextlib.contextmanager
@@ -112,60 +146,38 @@ def _as_format_errors():
 
 
 @contextlib.contextmanager
-def _forgetting_failed_variables():
-    """Remove the variables made in the block from those that Keras is to give values to, if the block fails."""
+def _forgetting_variables(only_if_failed=False):
+    """Remove the variables made in the block from those that Keras is to give values to."""
     name = "uninitialized_variables"
     known = list(global_state.get_global_attribute(name, []))
+    succeeded = False
     try:
         yield
-    except BaseException:
-        global_state.set_global_attribute(name, known)
-        raise
+        succeeded = True
+    finally:
+        if not (succeeded and only_if_failed):
+            global_state.set_global_attribute(name, known)
+
+
+@contextlib.contextmanager
+def _restoring_global_state():
+    """Let the block make layers without an effect on the names and seeds of later ones."""
+    name = "object_name_uids"
+    names, state = dict(global_state.get_global_attribute(name, {})), random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        uids = global_state.get_global_attribute(name)
+        if uids is not None:
+            uids.clear()
+            uids.update(names)
 
 
 def _one_line(error):
-    lines = str(error).split("\n")
+    """Return the first line of an error, of the innermost one where Keras quotes it behind a configuration."""
+    lines = str(error).rsplit("Exception encountered: ", 1)[-1].split("\n")
     return f"{type(error).__name__}: {lines[0]}"
-
-
-def _configuration(model):
-    try:
-        configuration = keras.saving.serialize_keras_object(model)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"Argument `model` must be rebuilt from its configuration: implement `get_config` of "
-            f"`{type(model).__name__}`. ({error})"
-        ) from error
-    configuration.pop("compile_config", None)
-    _check_safe(configuration, ValueError)
-    return configuration
-
-
-def _check_no_assets(model):
-    """Raise if a layer has state that is neither in its variables nor in its configuration: a learned vocabulary."""
-    for layer in model._flatten_layers():
-        if not hasattr(layer, "save_assets"):
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            layer.save_assets(folder)
-            if any(Path(folder).iterdir()):
-                raise ValueError(
-                    f"Layer {layer.name!r} has learned a vocabulary, which a {SUFFIX} file does not keep: "
-                    "give it to the layer's constructor, or leave the layer out of the model."
-                )
-
-
-def _check_safe(configuration, error):
-    """Raise the exception class `error` if a part of a configuration has code in it."""
-    parts = [configuration]
-    while parts:
-        part = parts.pop()
-        if isinstance(part, dict):
-            if part.get("class_name") in UNSAFE_CLASSES:
-                raise error(f"The configuration of a model must not have code in it. Received: {part['class_name']}")
-            parts.extend(part.values())
-        elif isinstance(part, list | tuple):
-            parts.extend(part)
 
 
 def plain_variables(model):
@@ -194,9 +206,16 @@ def _encoded(model, float_dtype):
         if quantizer is not None:
             left.append((f"{name}/scale", to_numpy(quantizer.scale)))
         kept = quantizer is not None or id(variable) in exact or variable.dtype not in ("float32", "float64")
-        yield name, *writer.encode_numbers(value, variable.dtype, None if kept else float_dtype)
+        yield name, *_encode_numbers(name, value, variable.dtype, None if kept else float_dtype)
     for name, value in left:
         yield _unique(name, names), *writer.encode_numbers(value)
+
+
+def _encode_numbers(name, value, dtype, stored):
+    try:
+        return writer.encode_numbers(value, dtype, stored)
+    except ValueError as error:
+        raise ValueError(f"Argument `float_dtype` must hold {name}. {error}") from error
 
 
 def _unique(name, names):

@@ -7,8 +7,10 @@ import zipfile
 import numpy as np
 import pandas as pd
 
-from lqs.file import reader, writer
-from lqs.file.saving import pack_model, plain_variables
+from lqs.file.layout import FLOATS
+from lqs.file.reader import section_sizes
+from lqs.file.saving import encode_model, plain_variables
+from lqs.file.writer import packed_bytes
 from lqs.inspection import entropy_bits, nested_layers, quantized_parameters, to_numpy
 
 COLUMNS = ["elements", "fp32_bytes", "fp32_zip_bytes", "zip_bytes", "fixed_bytes", "entropy_bytes", "file_bytes"]
@@ -57,15 +59,14 @@ def size_report(model, float_dtype="float32"):
     >>> report.loc["total", ["elements", "fp32_bytes"]].tolist()
     [504, 2000]
     """
-    content = pack_model(model, float_dtype)
-    tensors = reader.parse(content, decoder=writer.Decoder)[1]
+    configuration, tensors = encode_model(model, float_dtype)
+    all_sections = [section_sizes(entry) for entry, _ in tensors]
     variables = plain_variables(model)
     quantizers = {id(variable): quantizer for variable, quantizer in quantized_parameters(model)}
     parameters = {id(variable) for variable in float_parameters(model)}
     rows: list[dict] = [{"part": part, "file_bytes": 0} for part in LAST_PARTS]
-    for variable, tensor in zip(variables, tensors, strict=False):
+    for variable, sections in zip(variables, all_sections, strict=False):
         value, quantizer = to_numpy(variable.value), quantizers.get(id(variable))
-        sections = tensor.sections
         row = {"elements": value.size, "file_bytes": sections.get("values", 0) + sections.get("codes", 0)}
         row["floats"] = value.astype("float32") if id(variable) in parameters else None
         if quantizer is None:
@@ -76,14 +77,15 @@ def size_report(model, float_dtype="float32"):
         rows.append({"part": "tables", "file_bytes": sections.get("table", 0)})
         sizes = {"elements": scale.size, "file_bytes": sections.get("scale", 0)}
         rows.append({"part": "scales", **sizes, **_as_it_is(scale)})
-    rows += [{"part": "scales", "file_bytes": tensor.sections["values"]} for tensor in tensors[len(variables) :]]
-    rows.append({"part": "header", "file_bytes": len(content) - sum(row["file_bytes"] for row in rows)})
-    return _table(rows)
+    rows += [{"part": "scales", "file_bytes": sections["values"]} for sections in all_sections[len(variables) :]]
+    num_bytes = packed_bytes(configuration, tensors)
+    rows.append({"part": "header", "file_bytes": num_bytes - sum(row["file_bytes"] for row in rows)})
+    return _joined(rows)
 
 
 def file_bytes(model):
     """Return the number of bytes that `lqs.save` writes for a model."""
-    return len(pack_model(model))
+    return packed_bytes(*encode_model(model))
 
 
 def fp32_bytes(model):
@@ -94,7 +96,7 @@ def fp32_bytes(model):
 def float_parameters(model):
     """Return the variables of a model that the float network has: no scales, no strengths, no states of seeds."""
     nested = {id(variable) for layer in nested_layers(model) for variable in layer.variables}
-    return [v for v in plain_variables(model) if v.dtype in reader.FLOATS and id(v) not in nested]
+    return [v for v in plain_variables(model) if v.dtype in FLOATS and id(v) not in nested]
 
 
 def zip_archive(arrays):
@@ -124,7 +126,7 @@ def _as_integers(integers):
     }
 
 
-def _table(rows):
+def _joined(rows):
     """Return the table of rows, with the two zips of all of them, equal parts joined and the total."""
     for column, of in (("zip_bytes", "integers"), ("fp32_zip_bytes", "floats")):
         zipped = [row for row in rows if row.get(of) is not None]

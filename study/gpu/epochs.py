@@ -19,7 +19,8 @@ from jax import numpy as jnp
 
 from lqs.inspection import quantized_parameters
 from study.augmentation import augment_on_device
-from study.training import VALIDATION_BATCH_SIZE, scheduled_learning_rate
+from study.examples import VALIDATION_BATCH_SIZE
+from study.protocols import scheduled_learning_rate
 
 
 def initial_state(models):
@@ -46,29 +47,30 @@ def make_epoch(configs, model, dataset):
     The names are those of a run record's history.
 
     Args:
-        configs: configurations of the members, `lqs.Config` that differ in `strength` and `seed` alone.
+        configs: configurations of the members, `study.configs.Config` that differ in `strength` and `seed` alone.
         model: compiled model of one of them, whose optimizer is built.
         dataset: `study.datasets.Dataset`.
     """
     config = configs[0]
     train_data = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
     test_data = jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test)
-    is_augmented = config.image_size is not None
-    change = functools.partial(augment_on_device, size=config.image_size) if is_augmented else None
-    train, test = make_training(model, change, config.input_scale), _make_validation(model, config.input_scale)
+    training, input_scale = config.training, config.data.input_scale
+    is_augmented = config.data.image_size is not None
+    change = functools.partial(augment_on_device, size=config.data.image_size) if is_augmented else None
+    train, test = make_training(model, change, input_scale), _make_validation(model, input_scale)
     statistics = _make_integer_statistics(model)
     test_orders = np.arange(len(dataset.x_test))[None]
-    test_batch_size = config.batch_size if is_augmented else VALIDATION_BATCH_SIZE
+    test_batch_size = training.batch_size if is_augmented else VALIDATION_BATCH_SIZE
     rate_index = [variable is model.optimizer.learning_rate for variable in model.optimizer.variables].index(True)
 
     def run_epoch(state, epoch):
         trainable, rest, optimizer = state
-        rates = jnp.full_like(optimizer[rate_index], scheduled_learning_rate(config, epoch))
+        rates = jnp.full_like(optimizer[rate_index], scheduled_learning_rate(training, epoch))
         state = trainable, rest, [*optimizer[:rate_index], rates, *optimizer[rate_index + 1 :]]
         orders = np.stack([example_order(config.seed, epoch, len(dataset.x_train)) for config in configs])
         keys = jnp.stack([jax.random.fold_in(jax.random.key(config.seed), epoch) for config in configs])
         logs, test_logs = [], []
-        for order in _batches(orders, config.batch_size):
+        for order in _batches(orders, training.batch_size):
             state, values = train(state, order, keys, *train_data)
             logs.append((order.shape, values))
         for order in _batches(test_orders, test_batch_size):

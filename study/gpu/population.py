@@ -21,10 +21,14 @@ from jax import numpy as jnp
 
 from study import training
 from study.configs import float_config
+from study.environment import environment
+from study.examples import load_dataset
 from study.gpu.epochs import assign_state, initial_state, make_epoch
 from study.grid import curve_configs, read_grid
+from study.methods import validate_quantizer
 from study.paths import CHECKPOINTS, GRID, RUNS, WEIGHTS
-from study.records import read_record, record_path, write_record
+from study.records import read_current_record, record_path, write_record
+from study.weights import is_kept, write_arrays, write_weights
 
 SECONDS_BETWEEN_CHECKPOINTS = 60
 EXIT_CODE_LEFT = 3
@@ -71,13 +75,13 @@ class Progress:
         return max((values.shape[1] for values in self.history.values()), default=0)
 
 
-def train(configs, root=RUNS, weights=WEIGHTS, checkpoints=CHECKPOINTS, clock=None):
+def train_population(configs, root=RUNS, weights=WEIGHTS, checkpoints=CHECKPOINTS, clock=None):
     """Train the members of a population at once, write their records and return them.
 
     Float baselines that pretrained members need are trained first, as a population.
 
     Args:
-        configs: list of `lqs.Config` that differ in `strength` and `seed` alone.
+        configs: list of `study.configs.Config` that differ in `strength` and `seed` alone.
         root: folder of the records.
         weights: folder of the trained weights.
         checkpoints: folder of the checkpoints, from which the next call goes on.
@@ -93,25 +97,25 @@ def train(configs, root=RUNS, weights=WEIGHTS, checkpoints=CHECKPOINTS, clock=No
     clock = clock or Clock()
     if configs[0].regime == "pretrained":
         baselines = dict.fromkeys(float_config(config) for config in configs)
-        missing = [baseline for baseline in baselines if not training.is_kept(baseline, root, weights)]
-        if missing and train(missing, root, weights, checkpoints, clock) is None:
+        missing = [baseline for baseline in baselines if not is_kept(baseline, root, weights)]
+        if missing and train_population(missing, root, weights, checkpoints, clock) is None:
             return None
-    start, versions = time.monotonic(), training.environment()
-    dataset = training.load_dataset(configs[0])
+    start, versions = time.monotonic(), environment()
+    dataset = load_dataset(configs[0])
     models = [training.make_model(c, dataset.input_shape, dataset.num_classes, root, weights) for c in configs]
     path = checkpoint_path(configs[0], checkpoints)
     progress = read_checkpoint(path, configs, Progress(initial_state(models), len(models)))
     _train_epochs(configs, models[0], dataset, progress, path, clock, start)
-    environment = {**versions, "population": progress.num_members, "seconds": round(progress.seconds, 1)}
+    made_by = {**versions, "population": progress.num_members, "seconds": round(progress.seconds, 1)}
     records = []
     for index, (config, model) in enumerate(zip(configs, models, strict=True)):
-        if progress.num_epochs < config.epochs or not clock.fits("record"):
+        if progress.num_epochs < config.training.epochs or not clock.fits("record"):
             return None
         with clock.timed("record"):
             assign_state(model, progress.state, index)
-            training.keep(config, model, weights)
-            records.append(training.describe(config, model, _history(progress, index), environment))
-            if read_record(config, root) is None:  # that of a baseline may be there, and its weights lost
+            write_weights(config, model, weights)
+            records.append(training.describe(config, model, _history(progress, index), made_by))
+            if read_current_record(config, root) is None:  # that of a baseline may be there, and its weights lost
                 write_record(records[-1], root)
     path.unlink(missing_ok=True)  # another command may have trained another part of the population
     return records
@@ -119,19 +123,19 @@ def train(configs, root=RUNS, weights=WEIGHTS, checkpoints=CHECKPOINTS, clock=No
 
 def setting(config):
     """Return what the members of a population share: `config` without strength and seed."""
-    return dataclasses.replace(config, strength=0.0, seed=0)
+    return config.replace(strength=0.0, seed=0)
 
 
 def checkpoint_path(config, checkpoints=CHECKPOINTS):
     """Return where the checkpoint of a population with the member `config` lies."""
-    return Path(checkpoints) / config.dataset / f"{setting(config).id}.npz"
+    return Path(checkpoints) / config.data.dataset / f"{setting(config).id}.npz"
 
 
 def write_checkpoint(path, configs, progress):
     """Write `progress` whole or not at all."""
     named = {"members": [config.id for config in configs], "seconds": progress.seconds}
     histories = {f"history {name}": values for name, values in progress.history.items()}
-    training.write_arrays(path, *jax.tree.leaves(progress.state), **named, **histories)
+    write_arrays(path, *jax.tree.leaves(progress.state), **named, **histories)
 
 
 def read_checkpoint(path, configs, progress):
@@ -155,8 +159,8 @@ def _train_epochs(configs, model, dataset, progress, path, clock, start):
     run_epoch = make_epoch(configs, model, dataset)
     before, kind = progress.seconds, "first epoch"  # which compiles
     last_write, num_written = time.monotonic(), progress.num_epochs
-    while progress.num_epochs < configs[0].epochs and clock.fits(kind):
-        with clock.timed(kind), jax.default_matmul_precision(configs[0].precision):
+    while progress.num_epochs < configs[0].training.epochs and clock.fits(kind):
+        with clock.timed(kind), jax.default_matmul_precision(configs[0].training.precision):
             progress.state, values = run_epoch(progress.state, progress.num_epochs)
         for name, value in values.items():
             known = progress.history.get(name, value[:, None][:, :0])
@@ -182,18 +186,22 @@ def _validate(configs):
         raise ValueError(f"Populations need KERAS_BACKEND=jax, set before Keras is imported. Received: {backend!r}")
     if not configs:
         raise ValueError("Argument `configs` must have a member. Received: configs=[]")
-    for field in dataclasses.fields(configs[0]):
-        received = list(dict.fromkeys(getattr(setting(config), field.name) for config in configs))
+    fields = [setting(config).flat() for config in configs]
+    for name in fields[0]:
+        received = list(dict.fromkeys(values[name] for values in fields))
         if len(received) > 1:
             raise ValueError(
-                f"Members of a population may differ in strength and seed alone. Received: {field.name} in {received}"
+                f"Members of a population may differ in strength and seed alone. Received: {name} in {received}"
             )
-    if configs[0].target_ratio is not None:
-        raise ValueError(f"A population keeps its strengths. Received: target_ratio={configs[0].target_ratio!r}")
-    if configs[0].distillation:
-        raise ValueError(f"A population has no teacher. Received: distillation={configs[0].distillation!r}")
-    if configs[0].backend != "jax":
-        raise ValueError(f"Members of a population must be of backend 'jax'. Received: {configs[0].backend!r}")
+    shared = configs[0]
+    validate_quantizer(shared.quantizer)
+    if shared.quantizer.target_ratio is not None:
+        received = shared.quantizer.target_ratio
+        raise ValueError(f"A population keeps its strengths. Received: target_ratio={received!r}")
+    if shared.training.distillation:
+        raise ValueError(f"A population has no teacher. Received: distillation={shared.training.distillation!r}")
+    if shared.backend != "jax":
+        raise ValueError(f"Members of a population must be of backend 'jax'. Received: {shared.backend!r}")
 
 
 @click.command()
@@ -215,12 +223,14 @@ def main(batch, minutes, max_members, grid, runs, weights, checkpoints):
     configs = [config for curve in batches[batch] for config in curve_configs(curve)]
 
     def missing(shared):
-        return [config for config in configs if setting(config) == shared and read_record(config, runs) is None]
+        return [config for config in configs if setting(config) == shared and read_current_record(config, runs) is None]
 
     for shared in dict.fromkeys(map(setting, configs)):
         while members := missing(shared)[:max_members]:
-            is_complete = clock.fits("first epoch") and train(members, runs, weights, checkpoints, clock) is not None
-            records = {record_path(config, runs): read_record(config, runs) for config in members}
+            is_complete = (
+                clock.fits("first epoch") and train_population(members, runs, weights, checkpoints, clock) is not None
+            )
+            records = {record_path(config, runs): read_current_record(config, runs) for config in members}
             for path, record in records.items():
                 if record is not None:
                     click.echo(f"{path}: accuracy {record['final']['val_accuracy']:.4f}")

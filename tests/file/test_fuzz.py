@@ -13,13 +13,16 @@ import zlib
 import keras
 import numpy as np
 import pytest
-from lqs.codebooks import LQNets
 
 from lqs.conversion import quantize
-from lqs.file.reader import CHECKSUM, DICTIONARIES, MAGIC, PREFIX, VERSION, FileFormatError, inflate, parse
+from lqs.file.ans import NumpyDecoder
+from lqs.file.compiled import CompiledDecoder
+from lqs.file.layout import CHECKSUM, DICTIONARY, MAGIC, PREFIX, VERSION, FileFormatError, inflate
+from lqs.file.reader import parse
 from lqs.file.saving import load, pack_model
-from lqs.file.writer import Decoder, encode_integers, encode_numbers, pack
+from lqs.file.writer import encode_integers, encode_numbers, pack
 from lqs.layers import QuantDense
+from lqs.methods.lq_nets import LQNets
 from lqs.quantizer import NestedQuantization
 
 NUM_MUTATIONS = 30_000
@@ -70,7 +73,7 @@ def content():
 
 def seal(header, body):
     """Return a file with a right checksum around the text of a header and the bytes of sections."""
-    stream = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=DICTIONARIES[VERSION])
+    stream = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=DICTIONARY)
     stored = stream.compress(header) + stream.flush()
     content = PREFIX.pack(MAGIC, VERSION, len(stored), len(header)) + stored + body
     return content + CHECKSUM.pack(zlib.crc32(content))
@@ -80,7 +83,7 @@ def open_up(content):
     """Return what `seal` takes, of a whole file."""
     _, _, stored, inflated = PREFIX.unpack_from(content)
     end = PREFIX.size + stored
-    return inflate(content[PREFIX.size : end], inflated, DICTIONARIES[VERSION]), content[end : -CHECKSUM.size]
+    return inflate(content[PREFIX.size : end], inflated, DICTIONARY), content[end : -CHECKSUM.size]
 
 
 def damage(content, rng):
@@ -157,7 +160,7 @@ def test_mutated_files_are_refused_or_whole(content):
     for seed in range(NUM_MUTATIONS):
         mutated = mutate(content, seed)
         try:
-            _, tensors = parse(mutated, MAX_BYTES, Decoder)
+            _, tensors = parse(mutated, MAX_BYTES)
         except FileFormatError as error:
             refused += 1
             messages.add(str(error))
@@ -175,7 +178,7 @@ def test_both_decoders_agree_on_mutated_codes(content):
     for seed in range(NUM_MUTATIONS // 100):
         mutated = seal(header, bytes(damage(body, np.random.default_rng(seed))[: len(body)].ljust(len(body), b"\1")))
         results = []
-        for decoder in (None, Decoder):
+        for decoder in (NumpyDecoder, CompiledDecoder):
             try:
                 results.append([tensor.array.tolist() for tensor in parse(mutated, MAX_BYTES, decoder)[1]])
             except FileFormatError:

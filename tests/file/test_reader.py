@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shutil
 import struct
 import subprocess
 import sys
@@ -14,19 +15,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lqs.file import reader, writer
-from lqs.file.reader import FileFormatError, bins, parse, read, weights
+from lqs.file import compiled, contexts, layout, reader
+from lqs.file.ans import NumpyDecoder, fastest_decoder
+from lqs.file.bins import bins, weights
+from lqs.file.compiled import CompiledDecoder
+from lqs.file.reader import FileFormatError, parse, parse_header, read
 
-MODULE = Path(reader.__file__)
-DECODERS = [reader.Decoder, writer.Decoder]
+FOLDER = Path(reader.__file__).parent
+DECODERS = [NumpyDecoder, CompiledDecoder]
 
 
-def make_file(header, body=b"", version=2, magic=b"\x93LQS", dictionary=None):
-    """Return a file as the module's head describes it."""
+def make_file(header, body=b"", version=2, magic=b"\x93LQS"):
+    """Return a file as `docs/format.md` describes it."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    name = f"header_v{version}.dict" if version in (1, 2) else "header_v2.dict"
-    dictionary = MODULE.with_name(name).read_bytes() if dictionary is None else dictionary
-    stream = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=dictionary)
+    stream = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=(FOLDER / "header.dict").read_bytes())
     stored = stream.compress(text) + stream.flush()
     content = magic + bytes([version]) + struct.pack("<II", len(stored), len(text)) + stored + body
     return content + struct.pack("<I", zlib.crc32(content))
@@ -165,14 +167,14 @@ CONTEXTS = {
 }
 
 
-def contexts(entry=None, codes=CODES):
+def in_contexts(entry=None, codes=CODES):
     """Return a file of one `contexts` entry, with some of its values or its codes replaced."""
     return one({**CONTEXTS, "bytes": [len(codes)], **(entry or {})}, codes + HALF)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_integers_coded_in_contexts(decoder):
-    (tensor,) = parse(contexts(), decoder=decoder)[1]
+    (tensor,) = parse(in_contexts(), decoder=decoder)[1]
     assert tensor.integers.tolist() == MATRIX and tensor.integers.dtype == "int32"
     assert tensor.array.tolist() == [[0, -1], [0.5, -0.5]]
     assert tensor.sections == {"codes": len(CODES), "table": 0, "scale": 4}
@@ -201,50 +203,50 @@ def test_contexts_by_their_definition(decoder, shape, line, spread, density, rng
     matrix = integers.reshape(-1, shape[-1])
     codes = codes_of_flags(flags_of(matrix.tolist(), line))
     scale = {**SCALE, "shape": [1] * len(shape)}
-    content = contexts({"shape": shape, "line": line, "min": -spread, "max": spread, "scale": scale}, codes)
+    content = in_contexts({"shape": shape, "line": line, "min": -spread, "max": spread, "scale": scale}, codes)
     np.testing.assert_array_equal(parse(content, decoder=decoder)[1][0].integers, integers)
-    assert writer._in_contexts(matrix, line) == codes
+    assert compiled.encode_flags(*contexts.Flags(matrix, line).in_order()) == codes
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("shape", [[1], [5], [3, 4], [2, 1, 3, 4]])
 def test_contexts_without_codes_are_zeros(shape, decoder):
-    content = contexts({"shape": shape, "scale": {**SCALE, "shape": [1] * len(shape)}}, b"")
+    content = in_contexts({"shape": shape, "scale": {**SCALE, "shape": [1] * len(shape)}}, b"")
     assert parse(content, decoder=decoder)[1][0].integers.tolist() == np.zeros(shape).tolist()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        *[(contexts({"line": n}), "a: bad line") for n in (0, 1, 3, -2, 2**60, 2.0, True, None, "2", [2])],
-        (contexts({"shape": [1, 4], "line": 3}), "a: bad line"),
+        *[(in_contexts({"line": n}), "a: bad line") for n in (0, 1, 3, -2, 2**60, 2.0, True, None, "2", [2])],
+        (in_contexts({"shape": [1, 4], "line": 3}), "a: bad line"),
         (one({key: CONTEXTS[key] for key in CONTEXTS if key != "line"}, CODES + HALF), "KeyError: 'line'"),
-        (contexts({"shape": [], "scale": {**SCALE, "shape": []}}), "a: bad size"),
-        *[(contexts({"shape": shape}), "a: bad size") for shape in ([0, 2], [2, 0], [0, 2**47], [2**47, 0])],
-        *[(contexts({"shape": shape}), "a: bad size") for shape in ([1, 2**22 + 1], [2**47, 2**47])],
-        (contexts({"shape": [2**14 + 1, 1]}), "a: too many rows or columns"),
-        (contexts({"shape": [1, 2**14 + 1]}), "a: too many rows or columns"),
-        (contexts({"shape": [2**14 + 1, 1], "line": 2**14 + 1}), "a: too many rows or columns"),
-        (contexts({"max": 16}), "a: range too large"),
-        (contexts({"min": -16}), "a: range too large"),
-        (contexts({"min": 2}), "a: bad range"),
-        (contexts({"max": True}), "a: bad range"),
-        (contexts({"bytes": []}), "a: bad number of sections"),
-        (contexts({"bytes": [len(CODES), 0, 0]}), "a: bad number of sections"),
-        (contexts({"scale": SCALE}), "a: shapes of scale and integers do not match"),
-        (contexts({"scale": {**SCALE, "shape": [3, 1]}}), "a: shapes of scale and integers do not match"),
+        (in_contexts({"shape": [], "scale": {**SCALE, "shape": []}}), "a: bad size"),
+        *[(in_contexts({"shape": shape}), "a: bad size") for shape in ([0, 2], [2, 0], [0, 2**47], [2**47, 0])],
+        *[(in_contexts({"shape": shape}), "a: bad size") for shape in ([1, 2**22 + 1], [2**47, 2**47])],
+        (in_contexts({"shape": [2**14 + 1, 1]}), "a: too many rows or columns"),
+        (in_contexts({"shape": [1, 2**14 + 1]}), "a: too many rows or columns"),
+        (in_contexts({"shape": [2**14 + 1, 1], "line": 2**14 + 1}), "a: too many rows or columns"),
+        (in_contexts({"max": 16}), "a: range too large"),
+        (in_contexts({"min": -16}), "a: range too large"),
+        (in_contexts({"min": 2}), "a: bad range"),
+        (in_contexts({"max": True}), "a: bad range"),
+        (in_contexts({"bytes": []}), "a: bad number of sections"),
+        (in_contexts({"bytes": [len(CODES), 0, 0]}), "a: bad number of sections"),
+        (in_contexts({"scale": SCALE}), "a: shapes of scale and integers do not match"),
+        (in_contexts({"scale": {**SCALE, "shape": [3, 1]}}), "a: shapes of scale and integers do not match"),
         (one({key: CONTEXTS[key] for key in CONTEXTS if key != "scale"}, CODES), "a: integers have a scale"),
-        (contexts(codes=CODES[:-1]), "codes are no whole words"),
-        (contexts(codes=CODES * 2), "codes are left over"),
-        (contexts(codes=codes_of_flags([*FLAGS, (1, 2**23)])), "codes are left over"),
-        (contexts({"shape": [1, 2]}), "codes are left over"),
-        (contexts(codes=CODES + bytes(4)), "codes end in a word of zeros"),
-        (contexts(codes=bytes(4)), "codes end in a word of zeros"),
-        (contexts({"min": -1}), "a: an integer is out of its range"),
-        (contexts({"max": 0}), "a: an integer is out of its range"),
-        (contexts({"min": 1}, b""), "a: an integer is out of its range"),
+        (in_contexts(codes=CODES[:-1]), "codes are no whole words"),
+        (in_contexts(codes=CODES * 2), "codes are left over"),
+        (in_contexts(codes=codes_of_flags([*FLAGS, (1, 2**23)])), "codes are left over"),
+        (in_contexts({"shape": [1, 2]}), "codes are left over"),
+        (in_contexts(codes=CODES + bytes(4)), "codes end in a word of zeros"),
+        (in_contexts(codes=bytes(4)), "codes end in a word of zeros"),
+        (in_contexts({"min": -1}), "a: an integer is out of its range"),
+        (in_contexts({"max": 0}), "a: an integer is out of its range"),
+        (in_contexts({"min": 1}, b""), "a: an integer is out of its range"),
         (
-            contexts({"min": -15, "max": 15}, codes_of_flags(flags_of([[0, 16], [0, 0]], 2)[:-1])),
+            in_contexts({"min": -15, "max": 15}, codes_of_flags(flags_of([[0, 16], [0, 0]], 2)[:-1])),
             "a: an integer is out of its range",
         ),
     ],
@@ -256,13 +258,13 @@ def test_error_of_contexts(content, message, decoder):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_CONTEXT_SIDE", 2), ("MAX_CONTEXT_ELEMENTS", 4)])
+@pytest.mark.parametrize(("limit", "value"), [("MAX_SIDE", 2), ("MAX_ELEMENTS", 4)])
 def test_limits_of_contexts(limit, value, monkeypatch):
-    monkeypatch.setattr(reader, limit, value)
-    assert parse(contexts())[1][0].integers.tolist() == MATRIX
-    monkeypatch.setattr(reader, limit, value - 1)
+    monkeypatch.setattr(contexts, limit, value)
+    assert parse(in_contexts())[1][0].integers.tolist() == MATRIX
+    monkeypatch.setattr(contexts, limit, value - 1)
     with pytest.raises(FileFormatError, match="a: (too many rows|bad size)"):
-        parse(contexts())
+        parse(in_contexts())
 
 
 @pytest.mark.parametrize(
@@ -272,7 +274,7 @@ def test_limits_of_contexts(limit, value, monkeypatch):
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_memory_of_contexts_is_bounded(shape, line, factor, decoder):
     """By a few times the 8 bytes that are counted for each element, however few the rows or long the `line`."""
-    content = contexts({"shape": shape, "line": line, "scale": {**SCALE, "shape": [1, 1, 1]}}, b"")
+    content = in_contexts({"shape": shape, "line": line, "scale": {**SCALE, "shape": [1, 1, 1]}}, b"")
     tracemalloc.start()
     assert not parse(content, decoder=decoder)[1][0].integers.any()
     assert tracemalloc.get_traced_memory()[1] < factor * 8 * math.prod(shape) + 2**16
@@ -334,20 +336,49 @@ def test_read(tmp_path):
         read(tmp_path / "b.lqs")
 
 
+def run_with_numpy_alone(folder, *arguments):
+    """Run the module in a process that has NumPy, the folder `lqs/file`, and nothing else that we depend on."""
+    shutil.copytree(FOLDER, folder / "lqs" / "file", dirs_exist_ok=True)
+    (folder / "lqs" / "__init__.py").touch()
+    missing = ("keras", "tensorflow", "jax", "torch", "constriction", "pandas", "click", "ml_dtypes")
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({missing})); sys.path.insert(0, sys.argv.pop(1));"
+        "import runpy; runpy.run_module('lqs.file.reader', run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-I", "-W", "error", "-c", program, str(folder), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
 def test_runs_with_numpy_alone(tmp_path):
     (tmp_path / "a.lqs").write_bytes(one(FIXED, bytes([0b00001010, 0b10000000]) + HALF))
-    for name in ("reader.py", "header_v1.dict", "header_v2.dict"):
-        (tmp_path / name).write_bytes(MODULE.with_name(name).read_bytes())
-    program = (
-        "import sys; sys.modules.update(dict.fromkeys(('keras', 'tensorflow', 'jax', 'constriction', 'lqs')));"
-        "import runpy; sys.argv = ['reader.py', sys.argv[1]]; runpy.run_path('reader.py', run_name='__main__')"
-    )
-    command = [sys.executable, "-c", program]
-    result = subprocess.run([*command, "a.lqs"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["a", "(3,)", "-2…3", "6", "bytes"]
-    result = subprocess.run([*command, "reader.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = run_with_numpy_alone(tmp_path, "a.lqs")
+    assert result.stderr == "" and result.stdout.split() == ["a", "(3,)", "-2…3", "6", "bytes"]
+    result = run_with_numpy_alone(tmp_path, str(FOLDER / "reader.py"))
     assert result.returncode == 1
     assert result.stderr == "error: The file is not a well-formed .lqs file: it does not begin as one\n"
+    result = run_with_numpy_alone(tmp_path)
+    assert result.returncode == 1 and result.stderr == "usage: python -m lqs.file.reader FILE\n"
+
+
+def test_committed_file_is_read_with_numpy_alone(tmp_path):
+    path = MODELS / "mnist" / "thesis-inverse-scalar-1e-11-pretrained-s42-399c5846.lqs"
+    result = run_with_numpy_alone(tmp_path, str(path))
+    assert result.stderr == "" and [line.split()[0] for line in result.stdout.splitlines()] == [
+        tensor.name for tensor in read(path).tensors
+    ]
+
+
+def test_fastest_decoder(monkeypatch):
+    assert fastest_decoder() is CompiledDecoder
+    monkeypatch.setitem(sys.modules, "lqs.file.compiled", None)
+    assert fastest_decoder() is NumpyDecoder
+
+
+def test_empty_integers_are_printed(tmp_path, capsys):
+    path = tmp_path / "a.lqs"
+    path.write_bytes(one({**FIXED, "shape": [0], "bytes": [0]}, HALF))
+    assert reader.main([str(path)]) == 0
+    assert capsys.readouterr().out.split() == ["a", "(0,)", "float32", "4", "bytes"]
 
 
 def with_levels(shape, dtype="float32", lowest=-2):
@@ -375,8 +406,8 @@ def changed(entry, **changes):
     [
         (b"", "it is too short"),
         (make_file({"model": {}, "tensors": []}, magic=b"\x93NUM"), "it does not begin as one"),
-        (make_file({"model": {}, "tensors": []}, version=0), "its version is 0, and this reader knows (1, 2, 3)"),
-        (make_file({"model": {}, "tensors": []}, version=4), "its version is 4, and this reader knows (1, 2, 3)"),
+        (make_file({"model": {}, "tensors": []}, version=1), "its version is 1, and this reader knows (2, 3)"),
+        (make_file({"model": {}, "tensors": []}, version=4), "its version is 4, and this reader knows (2, 3)"),
         (make_file({"model": {}, "tensors": []})[:-1] + b"\0", "it is damaged"),
         (make_file({"model": {}, "tensors": []}, b"\0"), "its sections do not fill it"),
         (make_file({"model": [], "tensors": []}), "the header has another structure"),
@@ -438,25 +469,70 @@ def test_limit_of_memory():
         parse(content, max_bytes=15)
 
 
-# One network, Inverse, scalar, 1e-11, as each version of the format holds it: the same integers and scales.
-MODELS = Path(__file__).parents[2] / "data" / "models" / "mnist"
-FILES = {
-    1: Path(__file__).with_name("format_1.lqs"),
-    2: MODELS / "thesis-inverse-scalar-1e-11-pretrained-s42-399c5846.lqs",
-}
+MODELS = Path(__file__).parents[2] / "data" / "models"
+FILES = sorted(MODELS.rglob("*.lqs"))
 
 
-@pytest.mark.parametrize("version", FILES)
-def test_files_of_every_version_are_read(version):
-    content = FILES[version].read_bytes()
-    assert content[4] == version
-    tensors = read(FILES[version], decoder=writer.Decoder)[1]
+def test_committed_files_are_there():
+    assert len(FILES) >= 15
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_committed_files_are_read(path):
+    content = path.read_bytes()
+    configuration, tensors = parse(content)
+    assert content[4] in (2, 3) and configuration["class_name"] in ("Sequential", "Functional")
+    entries = parse_header(content)[1]
+    for entry, tensor in zip(entries, tensors, strict=True):
+        assert tensor.array.shape == tuple(entry["shape"]) and np.all(np.isfinite(tensor.array)), tensor.name
+        assert tensor.sections == reader.section_sizes(entry)
+
+
+def test_decoders_agree_on_committed_files():
+    """On the small ones: NumPy's decoder is for when nothing else is left."""
+    for path in FILES:
+        if path.stat().st_size < 30_000:
+            tensors = [read(path, decoder=decoder).tensors for decoder in DECODERS]
+            assert all(a.array.tobytes() == b.array.tobytes() for a, b in zip(*tensors, strict=True)), path
+
+
+def test_arrays_of_a_committed_file_never_change():
+    tensors = read(MODELS / "mnist" / "thesis-inverse-scalar-1e-11-pretrained-s42-399c5846.lqs").tensors
     integers = [tensor.integers.ravel() for tensor in tensors if tensor.integers is not None]
     digest = hashlib.sha256(b"".join(tensor.array.tobytes() for tensor in tensors)).hexdigest()
     assert (np.unique(np.concatenate(integers)).size, digest[:16]) == (29, "062b611ba2190f12")
 
 
-@pytest.mark.parametrize("version, checksum", [(1, 528582384), (2, 830330597), (3, 830330597)])
-def test_dictionaries_never_change(version, checksum):
-    """Files that are out in the world are read with them."""
-    assert zlib.crc32(reader.DICTIONARIES[version]) == checksum
+def test_dictionary_never_changes():
+    """Files that are out in the world are read with it."""
+    assert (len(layout.DICTIONARY), zlib.crc32(layout.DICTIONARY)) == (32768, 830330597)
+
+
+def test_stream_that_is_too_short_is_refused_by_its_length():
+    """Deflate makes at most 1032 bytes of one: what would take more is refused before memory is taken."""
+    entry = {"shape": [2**20], "dtype": "float64", "coding": "deflate", "bytes": [100]}
+    with pytest.raises(FileFormatError, match="a stream is too short$"):
+        parse(one(entry, bytes(100)))
+    tracemalloc.start()
+    with pytest.raises(FileFormatError):
+        parse(one({**entry, "shape": [2**24]}, bytes(100)))
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("num_elements", [1031, 1032, 1033])
+def test_longest_stream_of_deflate(num_elements):
+    """The bound is deflate's own: 1032 bytes of one, no more. The stream here is too short inside of it, too."""
+    entry = {"shape": [num_elements], "dtype": "bool", "coding": "deflate", "bytes": [1]}
+    message = "a stream is too short$" if num_elements > 1032 else "a stream is too short or too long"
+    with pytest.raises(FileFormatError, match=message):
+        parse(one(entry, b"\0"))
+
+
+def test_header_is_checked_as_the_whole_is():
+    content = one(FIXED, bytes([0b00001010, 0b10000000]) + HALF)
+    configuration, (entry,) = parse_header(content)
+    assert configuration == {} and entry["name"] == "a"
+    for damaged in (content[:-1], one(changed(FIXED, shape=[-2]), bytes(6)), one(FIXED, bytes(7)), b""):
+        with pytest.raises(FileFormatError):
+            parse_header(damaged)

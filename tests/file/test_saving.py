@@ -425,7 +425,7 @@ def test_scale_that_is_not_a_positive_number(value, parametrization, is_left, rn
     """With its integers, or by itself at the end of the file."""
     model = quantize(dense(), kernel=NestedQuantization("row", parametrization=parametrization), bias=None)
     if is_left:
-        model.layers[0].layer.kernel.assign(rng.normal(0, 500, (12, 8)))  # integers beyond the precision of floats
+        model.layers[0].kernel.assign(rng.normal(0, 500, (12, 8)))  # integers beyond the precision of floats
 
     def change(configuration, tensors):
         tensor = tensors[-1 if is_left else 0][1]

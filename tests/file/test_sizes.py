@@ -110,3 +110,16 @@ def test_file_is_as_small_as_entropy_allows(network, spread, rng):
         variable.assign(rng.laplace(0, spread, variable.shape) * scale)
     total = size_report(model).loc["total"]
     assert total["file_bytes"] <= 1.02 * total["entropy_bytes"] + 1024
+
+
+@pytest.mark.parametrize("count", [size_report, file_bytes])
+def test_nothing_is_decoded_and_nothing_coded_twice(count, model, monkeypatch):
+    from lqs.file import compiled, reader
+
+    monkeypatch.setattr(reader, "parse", None)
+    coded = []
+    for name in ("encode_symbols", "encode_flags"):
+        encode = getattr(compiled, name)
+        monkeypatch.setattr(compiled, name, lambda *args, f=encode: coded.append(args[0].tobytes()) or f(*args))
+    count(model)
+    assert len(coded) == len(set(coded))

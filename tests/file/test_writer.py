@@ -1,6 +1,7 @@
 """Tests of `lqs.file.writer`: what it writes, `lqs.file.reader` reads, and in how many bytes."""
 
 import math
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -9,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lqs.file import reader, writer
+from lqs.file import bins, contexts, reader, writer
+from lqs.file.ans import NumpyDecoder
+from lqs.file.compiled import CompiledDecoder, encode_flags
 from lqs.file.writer import encode_integers, encode_numbers, pack, write
 from lqs.inspection import entropy_bits
 
-DECODERS = [reader.Decoder, writer.Decoder]
+DECODERS = [NumpyDecoder, CompiledDecoder]
 INT32 = (-(2**31), 2**31 - 1)
 SCALE = np.ones(1, "float32")
 
@@ -95,7 +98,7 @@ def scale_of(integers):
 def in_contexts(integers, line):
     """Return what `encode_integers` does where it chooses contexts."""
     entry, sections = encode_numbers(scale_of(integers))
-    codes = writer._in_contexts(integers.reshape(-1, integers.shape[-1]), line)
+    codes = encode_flags(*contexts.Flags(integers.reshape(-1, integers.shape[-1]), line).in_order())
     limits = {"min": int(integers.min()), "max": int(integers.max()), "line": line}
     common = {"shape": list(integers.shape), "dtype": "float32", "coding": "contexts", "bytes": [len(codes)]}
     return {**common, **limits, "scale": entry}, [codes, *sections]
@@ -124,7 +127,7 @@ def test_contexts_make_no_file_larger(decoder, shape, density, largest, seed):
     integers = sparse(np.random.default_rng(seed), shape, density, largest)
     chosen = encode_integers(integers, scale_of(integers))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "MAX_CONTEXT_ELEMENTS", 0)
+        patch.setattr(contexts, "MAX_ELEMENTS", 0)
         without = encode_integers(integers, scale_of(integers))
     np.testing.assert_array_equal(read_one(*chosen, decoder).integers, integers)
     sizes = [len(pack({}, [({"name": "a", **entry}, sections)])) for entry, sections in (chosen, without)]
@@ -135,15 +138,10 @@ def test_contexts_make_no_file_larger(decoder, shape, density, largest, seed):
 @pytest.mark.parametrize("density", [0.005, 0.1, 0.9])
 def test_contexts_take_what_their_frequencies_say(shape, density, rng):
     integers = sparse(rng, shape, density, 15)
-    matrix, information = integers.reshape(-1, shape[-1]), []
-
-    def code(frequencies, flags):
-        information.append(-np.log2(np.where(flags, frequencies, 2**24 - frequencies) / 2**24).sum())
-        return flags
-
-    np.testing.assert_array_equal(reader.code_in_contexts(matrix.shape, 2, code, matrix), matrix)
-    bound = sum(information) / 8
-    assert bound - 1 <= len(writer._in_contexts(matrix, 2)) <= 1.01 * bound + 8
+    flags, frequencies = (made := contexts.Flags(integers.reshape(-1, shape[-1]), 2)).in_order()
+    information = -np.log2(np.where(flags, frequencies, 2**24 - frequencies) / 2**24).sum()
+    assert made.num_bits() == pytest.approx(information, rel=1e-9)
+    assert information / 8 - 1 <= len(encode_flags(flags, frequencies)) <= 1.001 * information / 8 + 8
 
 
 def test_contexts_take_what_the_entropy_says_where_there_is_no_structure(rng):
@@ -199,12 +197,12 @@ def test_largest_integer_in_contexts(sign, rng):
         np.testing.assert_array_equal(read_one(entry, sections).integers, integers)
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_CONTEXT_SIDE", 144), ("MAX_CONTEXT_ELEMENTS", 144 * 64)])
+@pytest.mark.parametrize(("limit", "value"), [("MAX_SIDE", 144), ("MAX_ELEMENTS", 144 * 64)])
 def test_limits_of_contexts(limit, value, rng, monkeypatch):
     """Rows take time and elements memory; what the reader would refuse is not written."""
     integers = blobs(rng).reshape(2, 72, 64)
     for lower, coding in ((0, "contexts"), (1, "ans")):
-        monkeypatch.setattr(writer, limit, value - lower)
+        monkeypatch.setattr(contexts, limit, value - lower)
         assert encode_integers(integers, scale_of(integers))[0]["coding"] == coding
 
 
@@ -212,13 +210,13 @@ def test_line_has_the_most_in_common(rng):
     for num_rows in (3, 4, 5, 30, 100):
         used = rng.random((num_rows, 7)) < 0.3
         in_common = [np.sum(used[line:] & used[:-line]) for line in range(2, num_rows)]
-        assert writer._line(np.where(used, -5, 0)) == 2 + np.argmax(in_common)
+        assert contexts.best_line(np.where(used, -5, 0)) == 2 + np.argmax(in_common)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 50])
 def test_line_of_few_rows_or_of_zeros(num_rows):
-    assert writer._line(np.zeros((num_rows, 3), "int32")) == 2
-    assert writer._line(np.ones((num_rows, 3), "int32")) == 2
+    assert contexts.best_line(np.zeros((num_rows, 3), "int32")) == 2
+    assert contexts.best_line(np.ones((num_rows, 3), "int32")) == 2
 
 
 def test_equal_integers_take_no_bytes():
@@ -234,9 +232,86 @@ def test_integers_of_the_whole_range():
 
 def test_tables_of_many_elements_are_scaled_down():
     counts = np.array([2**40, 2**39, 1, 0])
-    cumulative = reader.cumulative_frequencies(writer._table(counts))
+    cumulative = bins.cumulative_frequencies(bins.table_of(counts))
     np.testing.assert_allclose(np.diff(cumulative)[:2] / 2**24, [2 / 3, 1 / 3], rtol=0.05)
     assert np.diff(cumulative).min() == 1 and cumulative[-1] == 2**24
+
+
+def test_tables_have_the_nearest_weights():
+    """By a search over all bytes: the nearest one, the lower one midway, so that 17 is 16, between 16 and 18."""
+    counts = np.unique(np.concatenate([np.arange(600), np.geomspace(600, 2**33, 500).astype("int64")]))
+    distances = np.abs(counts[:, None] - bins.weights(bytes(range(256))))
+    for count, table in zip(counts.tolist(), distances.argmin(1).tolist(), strict=True):
+        assert list(bins.table_of([count])) == [table], count
+    assert list(bins.table_of([17, 19, 33, 34, 35])) == [16, 17, 24, 24, 25]
+
+
+def test_distinct_integers_by_counting_and_by_sorting(rng, monkeypatch):
+    """Either way gives values, indices and counts; more than `MAX_SPAN` apart would take too much memory."""
+    offsets = rng.integers(0, 1000, 300)
+    offsets[0], offsets[1] = 0, 999
+    by_counting = writer._distinct(offsets, 1000)
+    monkeypatch.setattr(writer, "MAX_SPAN", 999)
+    by_sorting = writer._distinct(offsets, 1000)
+    for one, other in zip(by_counting, by_sorting, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(by_counting[0][by_counting[1]], offsets)
+
+
+def test_few_integers_far_apart_take_little_memory():
+    integers = np.array([-(2**31), 2**31 - 1] * 50, "int32")
+    tracemalloc.start()
+    encode_integers(integers, SCALE)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def all_candidates(integers):
+    """Return coding and sections of the smallest candidate, with every one of them coded."""
+    lowest, highest = int(integers.min()), int(integers.max())
+    encoded = [(c.coding, c.encode()) for c in writer._candidates(integers, lowest, highest)]
+    return min(encoded, key=lambda pair: writer._num_bytes(*pair))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    shape=st.sampled_from([(1, 1), (7, 3), (400,), (60, 40), (3, 3, 8, 12), (300, 70)]),
+    density=st.sampled_from([0, 0.01, 0.1, 0.5, 1]),
+    largest=st.sampled_from([0, 1, 2, 15, 16, 300, 10**6]),
+    seed=st.integers(0, 99),
+)
+def test_what_is_not_coded_would_not_have_been_chosen(shape, density, largest, seed):
+    rng = np.random.default_rng(seed)
+    integers = rng.laplace(0, largest / 4 + 1e-9, shape).round().clip(-largest, largest)
+    integers = (integers * (rng.random(shape) < density)).astype("int32")
+    coding, sections = all_candidates(integers)
+    entry, chosen = encode_integers(integers, scale_of(integers))
+    assert coding.items() <= entry.items() and chosen[: len(sections)] == sections
+
+
+def test_coders_take_what_was_estimated(rng):
+    """Within half of the margin by which a coding is left out."""
+    for integers in [*samples(rng, 5000).values(), sparse(rng, (300, 40), 0.1, 15), blobs(rng)]:
+        for candidate in writer._candidates(integers, int(integers.min()), int(integers.max())):
+            num_bytes = sum(map(len, candidate.encode()))
+            estimate = candidate.num_bits / 8
+            assert abs(num_bytes - estimate) <= 0.5 * (writer.MARGIN * estimate + writer.MARGIN_BYTES)
+
+
+def test_contexts_that_cannot_pay_are_not_coded(rng, monkeypatch):
+    coded = []
+    monkeypatch.setattr(writer.compiled, "encode_flags", lambda *flags: coded.append(flags) or b"")
+    integers = rng.integers(-7, 8, (300, 200), "int32")
+    assert encode_integers(integers, scale_of(integers))[0]["coding"] != "contexts" and not coded
+
+
+def test_bytes_are_counted_without_packing(rng):
+    tensors = [({"name": name, **entry}, s) for name, (entry, s) in encoded_samples(rng)]
+    assert writer.packed_bytes({"a": 1}, tensors) == len(pack({"a": 1}, tensors))
+
+
+def encoded_samples(rng):
+    return [(name, encode_integers(integers, SCALE)) for name, integers in samples(rng, 200).items()]
 
 
 @settings(deadline=None, derandomize=True)

@@ -1,5 +1,7 @@
 """Tests of the command `lqs`."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -57,9 +59,31 @@ def test_pack_info_unpack(model, run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.keras", "model.keras", "model.lqs"]
 
 
-def test_info_of_a_file_of_another_version(run):
-    code, output, _ = run("info", Path(__file__).parents[1] / "file/format_1.lqs")
-    assert code == 0 and output.splitlines()[0].endswith("arrays, format 1")
+FILE = next((Path(__file__).parents[2] / "data" / "models" / "mnist").glob("compact-*.lqs"))
+
+
+def test_info_of_a_committed_file(run):
+    code, output, _ = run("info", FILE)
+    assert code == 0 and output.splitlines()[0].endswith("arrays, format 2")
+
+
+@pytest.mark.parametrize("arguments", [["info", str(FILE)], ["--version"], ["--help"], ["pack", "--help"]])
+def test_nothing_heavy_is_imported_to_look(arguments, tmp_path):
+    """In a package whose own `__init__` imports nothing."""
+    source = Path(cli.__file__).parent
+    (tmp_path / "lqs").mkdir()
+    (tmp_path / "lqs" / "__init__.py").write_text('__version__ = "0.1.0"\n')
+    for name in ("cli.py", "file"):
+        (tmp_path / "lqs" / name).symlink_to(source / name)
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['lqs', *{arguments}]\n"
+        "from lqs.cli import main\ntry:\n    main()\nexcept SystemExit as end:\n    code = end.code or 0\n"
+        "print(code, *sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    result = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    code, *modules = result.stdout.splitlines()[-1].split()
+    assert code == "0" and "lqs" in modules
+    assert not {"keras", "tensorflow", "jax", "torch", "pandas", "scipy", "ml_dtypes"} & set(modules)
 
 
 def test_pack_with_half_precision(model, run, tmp_path):

@@ -273,7 +273,7 @@ def test_masks_reach_the_recurrent_layer(rng):
         padded = np.array([[3, 1, 2, 0, 0, 0]])
         before = predict(quantized, padded)
         embedding = next(layer for layer in quantized.layers if "embedding" in layer.name)
-        table = embedding.layer.embeddings
+        table = embedding.embeddings
         table.assign(ops.convert_to_numpy(table) + 100 * (np.arange(9) == 0)[:, None])
         np.testing.assert_array_equal(predict(quantized, padded), before)
         assert np.abs(predict(quantized, np.array([[3, 1, 2, 4, 4, 4]])) - before).max() > 1e-4

@@ -5,9 +5,16 @@ from collections import Counter
 import pytest
 import yaml
 
-from study.grid import curve_configs, curve_name, read_grid
+from study.grid import Grid, curve_configs, curve_name, read_grid
+from study.methods import validate_quantizer
 
 FAMILY = {"dataset": "digits", "protocol": "smoke", "method": "nested", "strengths": [0, 1e-8]}
+
+
+def values(config, names):
+    """Return the values of some fields, whatever their part."""
+    flat = config.flat()
+    return tuple(flat[name] for name in names.split())
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +45,8 @@ def test_no_run_is_in_two_curves(grid):
 
 def test_mnist_grid_is_that_of_the_thesis(grid):
     configs = [config for curve in grid["mnist"] for config in curve_configs(curve)]
-    assert {(c.dataset, c.protocol, c.epochs, c.backend) for c in configs} == {("mnist", "thesis", 20, "jax")}
-    settings = Counter((c.method, c.granularity, c.regime, c.seed) for c in configs)
+    assert {values(c, "dataset protocol epochs backend") for c in configs} == {("mnist", "thesis", 20, "jax")}
+    settings = Counter(values(c, "method granularity regime seed") for c in configs)
     granularities, regimes = ("row", "column", "scalar"), ("scratch", "pretrained")
     nested = {("nested", g, r, seed): 5 for g in granularities for r in regimes for seed in (42, 43, 44)}
     terms = ("max_bin", "inverse", "difference")
@@ -47,7 +54,9 @@ def test_mnist_grid_is_that_of_the_thesis(grid):
     floats = {("float", "scalar", "scratch", seed): 1 for seed in (42, 43, 44)}
     assert settings == {**nested, **penalties, **floats}
     assert len(configs) == 3 * 5 * 2 * 3 + 3 * 3 * 10 * 2 + 3
-    strengths = {method: {c.strength for c in configs if c.method == method} for method in ("nested", *terms)}
+    strengths = {
+        method: {c.quantizer.strength for c in configs if c.quantizer.method == method} for method in ("nested", *terms)
+    }
     assert strengths["nested"] == {0, 1e-11, 1e-10, 1e-9, 1e-8}
     gammas = {0, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4}
     assert all(strengths[term] == gammas for term in terms)
@@ -62,14 +71,14 @@ def test_mnist_grid_is_that_of_the_thesis(grid):
 )
 def test_grids_of_the_convolutional_networks_are_those_of_the_thesis(grid, dataset, gammas):
     configs = [config for curve in grid[dataset] for config in curve_configs(curve)]
-    assert {(c.dataset, c.protocol, c.epochs, c.seed) for c in configs} == {(dataset, "thesis", 100, 42)}
+    assert {values(c, "dataset protocol epochs seed") for c in configs} == {(dataset, "thesis", 100, 42)}
     strengths = {"float": {0}, "nested": {0, 1e-11, 1e-10, 1e-9, 1e-8}}
     strengths |= dict.fromkeys(("max_bin", "inverse", "difference"), gammas)
     granularities, regimes = ("channel", "row", "column", "scalar"), ("scratch", "pretrained")
     settings = {(m, g, r) for m in strengths for g in granularities for r in regimes if m != "float"}
     expected = {(*setting, s) for setting in settings for s in strengths[setting[0]]}
     expected.add(("float", "scalar", "scratch", 0))
-    assert Counter((c.method, c.granularity, c.regime, c.strength) for c in configs) == Counter(expected)
+    assert Counter(values(c, "method granularity regime strength") for c in configs) == Counter(expected)
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "imagenette"])
@@ -78,18 +87,18 @@ def test_laptop_batch_is_part_of_the_grid_of_the_thesis(grid, dataset):
         name: [c for curve in grid[name] for c in curve_configs(curve)] for name in (dataset, f"{dataset}-laptop")
     }
     settings = {
-        name: {(c.dataset, c.method, c.granularity, c.regime, c.seed, c.strength) for c in configs}
+        name: {values(c, "dataset method granularity regime seed strength") for c in configs}
         for name, configs in batches.items()
     }
     assert settings[f"{dataset}-laptop"] < settings[dataset]
     laptop = batches[f"{dataset}-laptop"]
-    assert {(c.protocol, c.backend) for c in laptop} == {("laptop", "tensorflow")}  # XLA's convolutions are slow
+    assert {values(c, "protocol backend") for c in laptop} == {("laptop", "tensorflow")}  # XLA's convolutions are slow
 
 
 def test_shorter_protocol_on_mnist_has_the_seeds_of_the_long_one(grid):
     batches = {name: [c for curve in grid[name] for c in curve_configs(curve)] for name in ("mnist", "mnist-ablations")}
     settings = {
-        protocol: {(c.method, c.granularity, c.regime, c.strength, c.seed) for c in configs if c.protocol == protocol}
+        protocol: {values(c, "method granularity regime strength seed") for c in configs if c.protocol == protocol}
         for protocol, configs in (("thesis", batches["mnist"]), ("laptop", batches["mnist-ablations"]))
     }
     assert settings["laptop"] < settings["thesis"] and len(settings["laptop"]) == 3 + 2 * 5 * 3 + 10
@@ -116,7 +125,10 @@ def test_overrides_are_in_the_name_and_in_every_configuration(read):
     (curve,) = read({**FAMILY, "overrides": {"rounding": "nearest", "epochs": 1}})
     assert curve_name(curve) == "digits-smoke-nested-scalar-scratch-s42-epochs=1-rounding=nearest"
     configs = curve_configs(curve)
-    assert [(c.strength, c.epochs, c.rounding) for c in configs] == [(0, 1, "nearest"), (1e-8, 1, "nearest")]
+    assert [values(c, "strength epochs rounding") for c in configs] == [
+        (0, 1, "nearest"),
+        (1e-8, 1, "nearest"),
+    ]
 
 
 def test_backend_of_the_overrides_wins(read):
@@ -128,25 +140,40 @@ def test_backend_of_the_overrides_wins(read):
 
 
 @pytest.mark.parametrize("key", FAMILY)
-def test_missing_key(read, key):
-    with pytest.raises(ValueError, match=rf"A family needs .*missing \['{key}'\], unknown \[\]"):
+def test_missing_field(read, key):
+    with pytest.raises(ValueError, match=f"^Batch 'batch', family 1: Argument `{key}` is required.$"):
         read({name: value for name, value in FAMILY.items() if name != key})
-
-
-def test_unknown_key(read):
-    with pytest.raises(ValueError, match=r"A family needs .*missing \[\], unknown \['granularities'\]"):
-        read({**FAMILY, "granularities": ["row"]})
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"granularity": ["rows"]}, "Received: granularity='rows'"),
-        ({"strengths": [0, -1]}, "Received: strength=-1.0"),
-        ({"protocol": "thesis"}, "Received: protocol='thesis', dataset='digits'"),
-        ({"overrides": {"epsilon": "1e-9"}}, "Received: epsilon='1e-9'"),  # what YAML makes of 1e-9
+        ({"granularities": ["row"]}, r"Argument `granularities` is unknown. Received: granularities=\['row'\]"),
+        ({"granularity": ["rows"]}, "Argument `granularity` must be 'scalar'.* Received: granularity='rows'"),
+        ({"granularity": "row"}, "Argument `granularity` must be a valid list. Received: granularity='row'"),
+        ({"strengths": [0, -1]}, "Argument `strengths` must be greater than or equal to 0. Received: strengths=-1"),
+        ({"strengths": []}, "Argument `strengths` .* at least 1 item"),
+        ({"seed": ["42"]}, "Argument `seed` must be a valid integer. Received: seed='42'"),
+        ({"method": "neted"}, "Argument `method` must be one of .* Received: method='neted'"),
+        ({"protocol": "thesis"}, ".* Received: protocol='thesis', dataset='digits'"),
+        # What YAML makes of 1e-9.
+        ({"overrides": {"epsilon": "1e-9"}}, "Argument `epsilon` must be a valid number. Received: epsilon='1e-9'"),
+        ({"overrides": {"momentum": 1}}, "Argument `momentum` is unknown. Received: momentum=1"),
     ],
 )
-def test_invalid_setting_is_reported_on_reading(read, change, message):
-    with pytest.raises(ValueError, match=message):
+def test_invalid_setting_is_reported_on_reading_with_its_place(read, change, message):
+    with pytest.raises(ValueError, match=f"^Batch 'batch', family 1: {message}"):
         read({**FAMILY, **change})
+
+
+def test_schema_is_that_of_the_file():
+    schema = Grid.model_json_schema()
+    assert schema["additionalProperties"]["items"] == {"$ref": "#/$defs/Family"}
+    family = schema["$defs"]["Family"]
+    assert family["required"] == list(FAMILY) and family["additionalProperties"] is False
+
+
+def test_methods_have_what_they_need(grid):
+    for curves in grid.values():
+        for curve in curves:
+            validate_quantizer(curve_configs(curve)[0].quantizer)

@@ -1,6 +1,5 @@
 """Tests of `study.gpu.population`: records, resuming and the command, on scikit-learn's digits."""
 
-import dataclasses
 import math
 
 import keras
@@ -10,11 +9,15 @@ import yaml
 from click.testing import CliRunner
 
 from lqs.file.saving import load
+from lqs.inspection import quantized_parameters
 from study import training
 from study.configs import float_config, make_config
 from study.gpu import population
-from study.gpu.population import Clock, checkpoint_path, main, train
+from study.gpu.epochs import make_epoch
+from study.gpu.population import Clock, checkpoint_path, main, train_population
 from study.records import read_record, read_records, record_path
+from study.statistics import final_statistics
+from study.weights import weights_path
 
 IS_JAX = keras.backend.backend() == "jax"
 needs_jax = pytest.mark.skipif(not IS_JAX, reason="jax.vmap")
@@ -60,11 +63,28 @@ class Killed(Clock):
 CONFIGS = [digits_config(strength, seed) for strength in (0.0, 1e-8) for seed in (1, 2)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once():
+    """Keep the epoch of a population: it is a function of the state alone, and takes seconds to compile."""
+    epochs = {}
+
+    def make_epoch_once(configs, *arguments):
+        key = tuple(config.id for config in configs)
+        if key not in epochs:
+            epochs[key] = make_epoch(configs, *arguments)
+        return epochs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(population, "make_epoch", make_epoch_once)
+        patch.setattr(training, "STEPS_PER_EXECUTION", 1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Return folder and records of a population of four."""
     path = tmp_path_factory.mktemp("population")
-    return path, train(CONFIGS, *folders(path))
+    return path, train_population(CONFIGS, *folders(path))
 
 
 # Records.
@@ -81,10 +101,9 @@ def test_records_are_written_and_read(trained):
 
 
 @needs_jax
-@pytest.mark.parametrize("index", [0, 3])
-def test_record_is_that_of_the_run_alone(trained, tmp_path, index):
+def test_record_is_that_of_the_run_alone(trained, tmp_path):
     """The examples come in the same order, so that only rounding differs, to the precision of a few integers."""
-    ours, alone = trained[1][index], training.run(CONFIGS[index], tmp_path, tmp_path)
+    ours, alone = trained[1][3], training.run(CONFIGS[3], tmp_path, tmp_path)
     assert ours.keys() == alone.keys() and ours["config"] == alone["config"]
     assert ours["environment"].keys() == {*alone["environment"], "population"}
     assert ours["final"].keys() == alone["final"].keys() and ours["history"].keys() == alone["history"].keys()
@@ -99,7 +118,7 @@ def test_record_is_that_of_the_run_alone(trained, tmp_path, index):
 
 @needs_jax
 def test_population_of_one(trained, tmp_path):
-    (record,) = train(CONFIGS[2:3], *folders(tmp_path))
+    (record,) = train_population(CONFIGS[2:3], *folders(tmp_path))
     assert record["environment"]["population"] == 1
     expected = trained[1][2]["history"]
     for name, values in record["history"].items():
@@ -110,7 +129,7 @@ def test_population_of_one(trained, tmp_path):
 def test_statistics_of_integers_are_by_the_scales_that_were_measured(tmp_path):
     """No integer but those from -7 to 7 if the largest magnitude is 7 times the scale."""
     configs = [digits_config(seed=seed, method="min_max", granularity="scalar", bits=4) for seed in (1, 2)]
-    for record in train(configs, *folders(tmp_path)):
+    for record in train_population(configs, *folders(tmp_path)):
         for name in ("unique", "min", "max"):
             assert record["history"][name][-1] == record["final"][name]
 
@@ -119,18 +138,18 @@ def test_statistics_of_integers_are_by_the_scales_that_were_measured(tmp_path):
 def test_kept_network_is_that_of_the_record_and_of_its_own_strength(trained):
     path, records = trained
     for config, record in zip(CONFIGS, records, strict=True):
-        model = load(training.weights_path(config, path / "weights"))
-        assert training.final_statistics(model)["unique"] == record["final"]["unique"]
-        rules = [quantizer.rule for _, quantizer in training.quantized_parameters(model)]
-        assert {rule.get_config()["threshold"] for rule in rules} == {config.strength}
-        assert {float(rule.threshold) for rule in rules} == {np.float32(config.strength)}
+        model = load(weights_path(config, path / "weights"))
+        assert final_statistics(model)["unique"] == record["final"]["unique"]
+        rules = [quantizer.rule for _, quantizer in quantized_parameters(model)]
+        assert {rule.get_config()["threshold"] for rule in rules} == {config.quantizer.strength}
+        assert {float(rule.threshold) for rule in rules} == {np.float32(config.quantizer.strength)}
     assert records[0]["final"]["unique"] > 20 * records[2]["final"]["unique"]
 
 
 @needs_jax
 def test_pretrained_members_start_from_the_baseline_of_their_seed(tmp_path):
     configs = [digits_config(0.0, seed, regime="pretrained", epochs=1, learning_rate=1e-3) for seed in (1, 2)]
-    records = train(configs, *folders(tmp_path))
+    records = train_population(configs, *folders(tmp_path))
     baselines = [read_record(float_config(config), tmp_path / "runs") for config in configs]
     assert [baseline["environment"]["population"] for baseline in baselines] == [2, 2]
     for record, baseline in zip(records, baselines, strict=True):
@@ -148,26 +167,26 @@ def test_interrupted_population_gives_the_same_integers(trained, tmp_path, monke
     path = checkpoint_path(CONFIGS[0], tmp_path / "checkpoints")
     monkeypatch.setattr(population, "SECONDS_BETWEEN_CHECKPOINTS", 0)
     with pytest.raises(KeyboardInterrupt):
-        train(CONFIGS, *folders(tmp_path), Killed())
+        train_population(CONFIGS, *folders(tmp_path), Killed())
     assert read_records(tmp_path / "runs").empty
     with np.load(path) as archive:
         seconds = float(archive["seconds"])
-    assert train(CONFIGS, *folders(tmp_path), Fits(record=1)) is None
+    assert train_population(CONFIGS, *folders(tmp_path), Fits(record=1)) is None
     assert read_records(tmp_path / "runs")["id"].tolist() == [CONFIGS[0].id]
     monkeypatch.setattr(population, "make_epoch", lambda *arguments: None)  # trains no more
-    assert train(CONFIGS[1:], *folders(tmp_path), Fits(record=1)) is None
-    assert len(train(CONFIGS[2:], *folders(tmp_path))) == 2 and not path.exists()
+    assert train_population(CONFIGS[1:], *folders(tmp_path), Fits(record=1)) is None
+    assert len(train_population(CONFIGS[2:], *folders(tmp_path))) == 2 and not path.exists()
     for config, expected in zip(CONFIGS, trained[1], strict=True):
         record = read_record(config, tmp_path / "runs")
         assert result(record) == result(expected)
         assert record["environment"]["population"] == 4 and record["environment"]["seconds"] > seconds > 0
-        ours, theirs = (training.weights_path(config, folder / "weights") for folder in (tmp_path, trained[0]))
+        ours, theirs = (weights_path(config, folder / "weights") for folder in (tmp_path, trained[0]))
         assert ours.read_bytes() == theirs.read_bytes()
 
 
 @needs_jax
 def test_checkpoint_of_other_members_is_not_used(trained, tmp_path):
-    others = [dataclasses.replace(config, strength=1e-9) for config in CONFIGS[:2]]
+    others = [config.replace(strength=1e-9) for config in CONFIGS[:2]]
     assert checkpoint_path(others[0], tmp_path) == checkpoint_path(CONFIGS[0], tmp_path)
     start = population.Progress(([], [], []), 2)
     population.write_checkpoint(checkpoint_path(CONFIGS[0], tmp_path), CONFIGS, start)
@@ -208,36 +227,36 @@ def test_clock(monkeypatch):
     ],
 )
 def test_members_that_differ_in_more_than_strength_and_seed(field, value):
-    other = dataclasses.replace(CONFIGS[1], **{field: value})
+    other = CONFIGS[1].replace(**{field: value})
     message = (
-        rf"may differ in strength and seed alone. Received: {field} in \[{getattr(CONFIGS[0], field)!r}, {value!r}\]"
+        rf"may differ in strength and seed alone. Received: {field} in \[{CONFIGS[0].flat()[field]!r}, {value!r}\]"
     )
     with pytest.raises(ValueError, match=message):
-        train([CONFIGS[0], other])
+        train_population([CONFIGS[0], other])
 
 
 @needs_jax
 def test_population_has_no_teacher():
     with pytest.raises(ValueError, match="has no teacher. Received: distillation=0.5"):
-        train([dataclasses.replace(CONFIGS[0], distillation=0.5)])
+        train_population([CONFIGS[0].replace(distillation=0.5)])
 
 
 @needs_jax
 def test_no_members():
     with pytest.raises(ValueError, match="must have a member"):
-        train([])
+        train_population([])
 
 
 @needs_jax
 def test_configurations_of_another_backend():
     with pytest.raises(ValueError, match="must be of backend 'jax'. Received: 'tensorflow'"):
-        train([digits_config(backend="tensorflow")])
+        train_population([digits_config(backend="tensorflow")])
 
 
 def test_another_backend(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
     with pytest.raises(ValueError, match="Populations need KERAS_BACKEND=jax.*Received: 'tensorflow'"):
-        train(CONFIGS)
+        train_population(CONFIGS)
 
 
 # The command.
@@ -268,15 +287,15 @@ def pretend(monkeypatch):
     """Replace training by writing records; return the strengths and seeds of each population."""
     populations = []
 
-    def train(configs, runs, weights, checkpoints, clock):
-        populations.append([(config.strength, config.seed) for config in configs])
+    def pretend_training(configs, runs, weights, checkpoints, clock):
+        populations.append([(config.quantizer.strength, config.seed) for config in configs])
         for config in configs:
-            record = {"config": dataclasses.asdict(config), "environment": {}, "history": {}, "parameters": []}
+            record = {"config": config.flat(), "environment": {}, "history": {}, "parameters": []}
             record["final"] = {"val_accuracy": 0.5}
             population.write_record(record, runs)
         return [read_record(config, runs) for config in configs]
 
-    monkeypatch.setattr(population, "train", train)
+    monkeypatch.setattr(population, "train_population", pretend_training)
     return populations
 
 
