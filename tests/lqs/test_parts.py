@@ -6,13 +6,13 @@ import pytest
 import lqs
 from lqs.parts import Levels, Part
 from lqs.rounding import NamedRounding
-from lqs.rules import FunctionRule
+from lqs.rules import FunctionRule, Measured
 
 PARTS = [
     lqs.GradientRatio,
     lqs.StraightThrough,
     lqs.Frozen,
-    lqs.rules.Measured,
+    Measured,
     lambda: FunctionRule(lambda *arguments: None),
     lambda: lqs.MaxBinPenalty(0.1),
     lambda: lqs.CodeLengthPenalty(0.1),
@@ -55,7 +55,7 @@ def test_shared_by_two_layers_is_refused_and_by_two_prototypes_is_not():
 @pytest.mark.parametrize("make", PARTS)
 def test_scale_is_measured_by_some(make):
     part = make()
-    assert part.measures_scale == isinstance(part, lqs.rules.Measured)
+    assert part.measures_scale == isinstance(part, Measured)
     assert part.measures_scale or part.measured_scale(None) is None
     assert part.validate_levels(Levels(-2, 1)) is None
 

@@ -10,7 +10,7 @@ from oracles import BAD_STRENGTHS, CASES, drawn, ratio_by_loops, straight_by_loo
 
 import lqs
 from lqs.parts import Levels
-from lqs.rules import FunctionRule, as_rule, gradient_ratio, sensitivity_ratio, straight_through
+from lqs.rules import FunctionRule, Measured, as_rule, gradient_ratio, sensitivity_ratio, straight_through
 from lqs.strengths import strength_value
 
 
@@ -115,7 +115,7 @@ def test_bounds_are_within_the_levels():
     assert ops.convert_to_numpy(result).tolist() == [0]
 
 
-@pytest.mark.parametrize("rule", [lqs.Frozen(), lqs.rules.Measured("mean")])
+@pytest.mark.parametrize("rule", [lqs.Frozen(), Measured("mean")])
 def test_no_gradient(rule):
     upstream, parameter, integers, scale = drawn((4, 3), (0,))
     np.testing.assert_array_equal(applied(rule, upstream, parameter, integers, scale, (1,)), 0 * scale)
@@ -183,7 +183,7 @@ def test_unknown_rule(rule):
         lqs.GradientRatio(3e-9, update_stalled=True),
         lqs.StraightThrough(normalize=True),
         lqs.Frozen(),
-        lqs.rules.Measured("ternary"),
+        Measured("ternary"),
         HalfStep(0.1),
     ],
     ids=lambda rule: type(rule).__name__,
@@ -196,7 +196,7 @@ def test_configuration_round_trip(rule):
 
 def test_defaults():
     assert lqs.GradientRatio().get_config()["threshold"] == 1e-10 and not lqs.GradientRatio().update_stalled
-    assert not lqs.StraightThrough().normalize and lqs.rules.Measured().measure == "max"
+    assert not lqs.StraightThrough().normalize and Measured().measure == "max"
     assert isinstance(lqs.NestedQuantization().rule, lqs.GradientRatio)
 
 
@@ -216,7 +216,7 @@ def test_flags_must_be_bool():
 @pytest.mark.parametrize("measure", ["min", None, ["max"], max])
 def test_unknown_measure(measure):
     with pytest.raises(ValueError, match="`measure` must be one of .*'max'.*Received: measure="):
-        lqs.rules.Measured(measure)
+        Measured(measure)
 
 
 def test_abstract_rule():

@@ -11,6 +11,7 @@ from keras import ops
 import lqs
 import lqs.methods
 from lqs.inspection import quantized_parameters
+from lqs.rules import Measured
 from lqs.scales import (
     MEASURES,
     MIN_SCALE,
@@ -99,7 +100,7 @@ def test_bad_parametrization(value):
 @pytest.mark.parametrize("name", ["max", "lsq"])
 def test_measures_that_need_levels(name):
     message = f"^Argument `bits` must be given, for a scale by the measure '{name}'. Received: bits=None"
-    for arguments in ({"rule": lqs.rules.Measured(name)}, {"initial_scale": name}):
+    for arguments in ({"rule": Measured(name)}, {"initial_scale": name}):
         with pytest.raises(ValueError, match=message):
             lqs.NestedQuantization(**arguments)
     validate_measure("measure", name, (-2, 1))
@@ -108,7 +109,7 @@ def test_measures_that_need_levels(name):
 @pytest.mark.parametrize("name", ["mean", "ternary"])
 def test_measures_that_do_not(name):
     validate_measure("measure", name, None)
-    assert lqs.NestedQuantization(rule=lqs.rules.Measured(name)).levels is None
+    assert lqs.NestedQuantization(rule=Measured(name)).levels is None
 
 
 @pytest.mark.parametrize("make", ["quantize", "layer", "by hand"])
@@ -213,7 +214,7 @@ def test_nothing_is_clipped_where_the_scale_is_a_unit(name, arguments):
 def test_nothing_is_clipped_without_levels_or_with_a_measure():
     with warnings.catch_warnings(action="error"):
         built_for(values(20, 9.0), bits=None)
-        built_for(values(20, 9.0), initial_scale="mean", rule=lqs.rules.Measured("mean"))
+        built_for(values(20, 9.0), initial_scale="mean", rule=Measured("mean"))
 
 
 @pytest.mark.parametrize("rounding, error", [("floor", 1.0), ("nearest", 0.5)])
@@ -234,9 +235,7 @@ def test_bits_alone_give_a_scale_that_fits(bits, rounding, error, rng):
 @pytest.mark.parametrize("parametrization", ["linear", "log"])
 def test_scale_is_measured_in_training_alone(parametrization):
     """With 3 bits the highest integer is 3: scales 2 and 8/3; half of the parameter has half of the scales."""
-    layer = lqs.NestedQuantization(
-        "row", lqs.rules.Measured("max"), None, "nearest", 3, parametrization=parametrization
-    )
+    layer = lqs.NestedQuantization("row", Measured("max"), None, "nearest", 3, parametrization=parametrization)
     layer.build_for(keras.Variable(PARAMETER))
     assert not layer.trainable_variables and not layer.is_scale_learned
     expected = np.array([[2.0], [8 / 3]])
@@ -261,19 +260,19 @@ def test_learned_scale_is_not_measured_in_training():
 def test_measured_scale_is_a_constant_to_the_penalty(parametrization, gradients):
     """The term 1 / s would have the gradient of the largest element otherwise."""
     arguments = {"bits": 3, "parametrization": parametrization}
-    layer = lqs.NestedQuantization("row", lqs.rules.Measured("max"), lqs.InversePenalty(1.0), "nearest", **arguments)
+    layer = lqs.NestedQuantization("row", Measured("max"), lqs.InversePenalty(1.0), "nearest", **arguments)
     layer.build_for(keras.Variable(PARAMETER))
     (gradient,) = gradients(layer, PARAMETER, np.ones_like(PARAMETER), [], training=True)
     np.testing.assert_array_equal(gradient, np.ones_like(PARAMETER))
 
 
 def test_measured_scale_of_zeros_is_the_least():
-    layer = lqs.NestedQuantization(rule=lqs.rules.Measured("mean"))
+    layer = lqs.NestedQuantization(rule=Measured("mean"))
     layer.build_for(keras.Variable(np.zeros(3, "float32")))
     assert float(numbers(layer.scale)[0]) == np.float32(MIN_SCALE)
 
 
 def test_configuration_round_trip():
-    layer = lqs.NestedQuantization(rule=lqs.rules.Measured("ternary"), initial_scale="mean")
+    layer = lqs.NestedQuantization(rule=Measured("ternary"), initial_scale="mean")
     copy = layer.copy()
     assert copy.rule.measure == "ternary" and copy.rule is not layer.rule and copy.initial_scale == "mean"

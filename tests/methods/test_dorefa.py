@@ -11,8 +11,8 @@ from lqs.methods.dorefa import DoReFa
 def test_by_hand(gradients):
     """With 2 bits n = 3, and at a scale of 2, for the hyperbolic tangents 1/2, -1/4, 1/8 and 0, whose maximum is 1/2:
 
-    3 (P / 2m + 1/2) = 3, 3/4, 15/8, 3/2, which go to 3, 1, 2, 2; slopes s n (1 - tanh**2) / m
-    = 12 (3/4, 15/16, 63/64, 1)
+    3 (P / 2m + 1/2) = 3, 3/4, 15/8, 3/2, which go to 3, 1, 2, 2
+    slopes s n (1 - tanh**2) / m = 12 (3/4, 15/16, 63/64, 1)
     """
     layer = methods.get("dorefa")(bits=2, initial_scale="mean")
     layer.build_for(keras.Variable(np.full(4, 2.0, "float32")))

@@ -61,7 +61,7 @@ def test_parameter_of_integers_has_these_integers(center, half_width, rng):
 
 
 def test_parameter_of_integers_is_the_middle_of_the_bin():
-    """At s n = 6, of the interval from 1/4 to 3/4: bins around 1/4, 5/12, 7/12 and 3/4, 1/6 wide; that of 0 is 0."""
+    """At s n = 6, of the interval from 1/4 to 3/4: those of 1 to 3 are around 5/12, 7/12 and 3/4, each 1/6 wide."""
     again = built((4,), 3, 2.0, 0.5, 0.25).parameter_of(np.array([0, 1, -2, 3]), np.array([2.0], "float32"))
     np.testing.assert_allclose(again, [0, 6 * 5 / 12, -6 * 7 / 12, 6 * 3 / 4], rtol=1e-6)
 
