@@ -13,8 +13,8 @@ import zlib
 import keras
 import numpy as np
 import pytest
-
 from lqs.codebooks import LQNets
+
 from lqs.conversion import quantize
 from lqs.file.reader import CHECKSUM, DICTIONARIES, MAGIC, PREFIX, VERSION, FileFormatError, inflate, parse
 from lqs.file.saving import load, pack_model
