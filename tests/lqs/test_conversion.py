@@ -647,14 +647,18 @@ def test_compiled_with_an_unregistered_loss():
         lqs.quantize(model)
 
 
+@registered
 class OwnStep(Block):
     def train_step(self, *args, **kwargs):
-        return super().train_step(*args, **kwargs)
+        raise RuntimeError("own train_step")
 
 
-def test_model_with_a_train_step_of_its_own():
-    with pytest.raises(ValueError, match="but `OwnStep` has a `train_step` of its own: quantize the layers or models"):
-        lqs.quantize(called(OwnStep()))
+def test_model_keeps_its_class_and_its_train_step():
+    quantized = lqs.quantize(called(OwnStep()))
+    assert isinstance(quantized, OwnStep)
+    quantized.compile("sgd", "mse", run_eagerly=True)
+    with pytest.raises(RuntimeError, match="own train_step"):
+        quantized.fit(np.ones((2, 4)), np.ones((2, 3)), verbose=0)
 
 
 class Unbuilt(keras.Model):
@@ -702,5 +706,5 @@ class NoConfig(layers.Dense):
 def test_layer_that_cannot_be_copied():
     layer = NoConfig(3, depth=2)
     layer.build((None, 4))
-    with pytest.raises(ValueError, match="`NoConfig` does not give one that recreates it: implement `get_config`"):
+    with pytest.raises(ValueError, match="the constructor of `NoConfig` does not take what its `get_config` gives"):
         lqs.quantize(layer)

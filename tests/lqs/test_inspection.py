@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import lqs
-from lqs import inspection
+from lqs.file import sizes
 from lqs.inspection import entropy_bits, integer_statistics, model_integers, quantized_parameters, summary
 from study.statistics import histogram, zipped_bytes
 
@@ -91,7 +91,7 @@ def test_integer_statistics():
 def archive(monkeypatch):
     """Function `arrays -> (bytes, dtype, members)` that opens the archive that `zipped_bytes` measures."""
     buffer = io.BytesIO()
-    monkeypatch.setattr(inspection, "io", types.SimpleNamespace(BytesIO=lambda: buffer))
+    monkeypatch.setattr(sizes, "io", types.SimpleNamespace(BytesIO=lambda: buffer))
 
     def run(arrays):
         num_bytes, dtype = zipped_bytes(arrays)
