@@ -20,6 +20,7 @@ __all__ = [
     "get_stateless_scope",
     "global_state",
     "is_concrete",
+    "is_within_call",
     "set_sublayers",
     "variables_from_values",
 ]
@@ -32,6 +33,11 @@ def is_concrete(tensor):
     except Exception:  # each backend has its own
         return False
     return True
+
+
+def is_within_call():
+    """Return whether a layer is being called, by `__call__` and not by `call`."""
+    return global_state.get_global_attribute("current_call_ctx") is not None
 
 
 def set_sublayers(layer, name, sublayers):

@@ -30,7 +30,7 @@ def quantize(model, make=coarse, **arguments):
 
 
 def outputs(model, x):
-    return to_numpy(model(x, training=False))
+    return to_numpy(model(ops.convert_to_tensor(x)) if not isinstance(x, list) else model(x))
 
 
 @register
@@ -156,7 +156,7 @@ def recurrent():
     words = keras.Input((6,), dtype="int32")
     hidden = layers.Bidirectional(layers.LSTM(3, return_sequences=True))(layers.Embedding(20, 4)(words))
     hidden = layers.TimeDistributed(keras.Sequential([keras.Input((6,)), layers.Dense(3)]))(hidden)
-    return keras.Model(words, layers.Dense(2)(layers.SpectralNormalization(layers.Dense(3))(layers.GRU(3)(hidden))))
+    return keras.Model(words, layers.Dense(2)(layers.GRU(3)(hidden)))
 
 
 def language_model():
@@ -179,7 +179,7 @@ def made(kind, rng):
     keras.utils.set_random_seed(1)
     model = make()
     x = rng.integers(0, 20, (6, *shape)) if dtype == "int32" else rng.normal(size=(6, *shape)).astype(dtype)
-    return model, [x, x[::-1]] if len(model.inputs or [1]) == 2 else x
+    return model, [x, x[::-1].copy()] if kind == "siamese" else x
 
 
 @OWN_COMPILE
@@ -355,7 +355,7 @@ def test_integer_mode_of_keras(rng):
     quantized = quantize(model)
     assert isinstance(quantized.layers[0], QuantizedLayer)
     with pytest.raises(ValueError, match="dequantize"):
-        quantized.quantize("int8")
-    model.quantize("int8")
+        quantized.layers[0].quantize("int8")
+    model.layers[0].quantize("int8")
     with pytest.raises(ValueError, match="int8"):
         quantize(model)
