@@ -3,10 +3,13 @@
 Keras may move them without notice: `tests/lqs/test_keras.py` holds each to what lqs needs of it.
 """
 
+import contextlib
+
 import keras
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.variables import AutocastScope
+from keras.src.backend.common.variables import Variable as AnyVariable
 from keras.src.export.export_utils import get_input_signature
 from keras.src.models.functional import Functional
 
@@ -17,7 +20,9 @@ __all__ = [
     "get_stateless_scope",
     "global_state",
     "is_concrete",
+    "is_within_call",
     "set_sublayers",
+    "variables_from_values",
 ]
 
 
@@ -30,6 +35,11 @@ def is_concrete(tensor):
     return True
 
 
+def is_within_call():
+    """Return whether a layer is being called, by `__call__` and not by `call`."""
+    return global_state.get_global_attribute("current_call_ctx") is not None
+
+
 def set_sublayers(layer, name, sublayers):
     """Set the attribute `name` of a layer that is built already to a list of layers and `None`."""
     layer._tracker.unlock()
@@ -38,3 +48,24 @@ def set_sublayers(layer, name, sublayers):
             layer._tracker.untrack(known)
     setattr(layer, name, sublayers)
     layer._tracker.lock()
+
+
+@contextlib.contextmanager
+def variables_from_values():
+    """Let variables be made of values within the block, in a stateless scope too.
+
+    Keras refuses it there, and so a model that compiles itself in its constructor: its optimizer makes such variables.
+    """
+    original = AnyVariable.__init__
+
+    def made(self, initializer, shape=None, dtype=None, *args, **kwargs):
+        if get_stateless_scope() is not None and not callable(initializer) and not isinstance(initializer, str):
+            value = keras.ops.convert_to_tensor(initializer, dtype)
+            initializer, shape, dtype = lambda *args, **kwargs: value, value.shape, dtype or value.dtype
+        original(self, initializer, shape, dtype, *args, **kwargs)
+
+    AnyVariable.__init__ = made
+    try:
+        yield
+    finally:
+        AnyVariable.__init__ = original

@@ -1,6 +1,7 @@
 """Copies of layers and models, of their class, configuration and weights."""
 
 import tempfile
+import warnings
 
 import keras
 import numpy as np
@@ -138,10 +139,20 @@ def _made_again(layer, make):
 
 
 def _compile(copy, layer):
-    """Compile a copy as the layer is: last, since the optimizer takes note of the weights."""
+    """Compile a copy as the layer is: last, since the optimizer takes note of the weights.
+
+    Not by a `compile` of the layer's own, whose arguments Keras does not keep.
+    """
     if isinstance(layer, keras.Model) and layer.compiled:
-        copy.compile_from_config(layer.get_compile_config())
+        if type(layer).compile is keras.Model.compile or _restores_compile(layer):
+            copy.compile_from_config(layer.get_compile_config())
+        else:
+            warnings.warn(f"Model {layer.name!r} has a `compile` of its own: call it for the copy.", stacklevel=2)
     return copy
+
+
+def _restores_compile(model):
+    return type(model).compile_from_config is not keras.Model.compile_from_config
 
 
 def _copy_state(layer, layers, weights, copy):

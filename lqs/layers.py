@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from lqs._keras import Functional, set_sublayers
+from lqs._keras import Functional, is_within_call, set_sublayers
 from lqs.quantizer import NestedQuantization
 from lqs.substitution import call_with_values, is_substituted, quantize_values
 
@@ -154,10 +154,12 @@ class QuantizedLayer(QuantizedParameters):
 
 @keras.saving.register_keras_serializable("lqs")
 class QuantizedModel(QuantizedLayer):
-    """The same for models: the layers that it consists of are converted, and may be called one by one.
+    """The same for models: the layers and models inside are converted, and may be called one by one.
 
     In a call of the whole model the parameters read as `P_r` everywhere, also where its code reads them directly.
     """
+
+    own_quantizers: Any = ()  # for the weights of `_own_weights`; none in what `clone_model` makes by a constructor
 
     @property
     def quantizers(self):
@@ -248,6 +250,8 @@ def quantized_class(base: Any, float_class: Any) -> type:
 
     @functools.wraps(float_class.call)
     def call(self, *args, **kwargs):
+        if not is_within_call():  # but in `stateless_call`: inner layers would clear penalties, and not know `training`
+            return self(*args, **kwargs)
         return self.call_quantized(lambda: float_class.call(self, *args, **kwargs))
 
     doc = f"`{float_class.__name__}` whose parameters pass through nested quantization layers."

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from lqs._keras import global_state
+from lqs._keras import global_state, variables_from_values
 from lqs.copying import copy_own_variables
 from lqs.file import reader, writer
 from lqs.file.atomic import write_atomically
@@ -110,7 +110,7 @@ def _rebuild(configuration, tensors):
     """Return the model of a file, its variables without values, and pairs `(variable, value)` of these."""
     check_safe(configuration, FileFormatError)
     # Without values at first, so that a configuration cannot ask for more memory than the arrays take.
-    with keras.StatelessScope(initialize_variables=False):
+    with keras.StatelessScope(initialize_variables=False), variables_from_values():
         model = model_of(configuration)
         return model, _match(model, tensors)
 
