@@ -22,8 +22,10 @@ def quantized_parameters(model: keras.layers.Layer) -> list[tuple[keras.Variable
 
 
 def nested_layers(model: keras.layers.Layer) -> list[NestedQuantization]:
-    """Return every built `NestedQuantization` inside a layer or model, in the order of its weights."""
-    return [inner for inner in model._flatten_layers() if isinstance(inner, NestedQuantization) and inner.built]
+    """Return every built `NestedQuantization` inside a layer or model, in the order of `quantized_parameters`."""
+    listed = [quantizer for _, quantizer in quantized_parameters(model)]
+    found = [inner for inner in model._flatten_layers() if isinstance(inner, NestedQuantization) and inner.built]
+    return list({id(layer): layer for layer in [*listed, *found]}.values())
 
 
 def penalties(model: keras.layers.Layer) -> list[Penalty]:

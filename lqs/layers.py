@@ -32,17 +32,8 @@ class QuantizedParameters(keras.layers.Layer):
 
     def call_quantized(self, call):
         """Return `call()`, in which the quantized parameters read as `P_r`."""
-        pairs = [pair for pair in self.quantized_parameters() if not is_substituted(pair[0])]
-        if not pairs:
-            return call()
-        values = quantize_values(pairs)
-        losses = [(quantizer, quantizer.losses) for _, quantizer in pairs]
-        outputs = call_with_values(self, call, values)
-        # In `stateless_call` of a model, a part of it is the first layer that Keras sees called, and clears its losses.
-        for quantizer, added in losses:
-            if added and not quantizer.losses:
-                quantizer.add_loss(added)
-        return outputs
+        values = quantize_values(pair for pair in self.quantized_parameters() if not is_substituted(pair[0]))
+        return call_with_values(self, call, values) if values else call()
 
 
 class _QuantizedKernelAndBias(QuantizedParameters):

@@ -216,6 +216,7 @@ def test_state_moves_as_in_the_float_network(kind, compiling, rng):
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
+@pytest.mark.once
 def test_frozen_layers_stay_frozen():
     frozen = lqs.quantize(example("Dense").model)
     frozen.layers[0].trainable = False
@@ -402,6 +403,7 @@ class Holder(layers.Layer):
         return self.inner(inputs)
 
 
+@pytest.mark.once
 def test_dequantize_bad_layer():
     with pytest.raises(
         ValueError,
@@ -427,6 +429,7 @@ def test_layers_of_lqs_inside(rng, reload):
     np.testing.assert_allclose(predict(quantized, inputs), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.once
 def test_adapted_preprocessing_is_kept(rng):
     inputs = (5 * rng.normal(size=(32, 4)) + 3).astype("float32")
     normalization = layers.Normalization()
@@ -435,6 +438,7 @@ def test_adapted_preprocessing_is_kept(rng):
     np.testing.assert_allclose(predict(lqs.quantize(model), inputs), predict(model, inputs), atol=1e-3)
 
 
+@pytest.mark.once
 def test_learned_vocabulary_is_kept():
     lookup = layers.StringLookup()
     lookup.adapt(np.array([["a"], ["b"], ["b"]]))
@@ -472,6 +476,7 @@ def test_compiled_models_stay_compiled(rng):
         assert model.optimizer.iterations == 0 and quantized.optimizer.iterations == 1
 
 
+@pytest.mark.once
 def test_output_shape():
     assert lqs.quantize(example("Dense").model).compute_output_shape((None, 4)) == (None, 3)
     assert lqs.quantize(example("Conv2D").model).layers[0].compute_output_shape((None, *IMAGE)) == (None, 4, 3, 4)
@@ -611,18 +616,21 @@ def test_vmap_over_thresholds(rng):
             assert (expected[0] == 0).all() and (np.diff(expected.ravel()) <= 0).all() and (expected[-1] < 0).all()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("value", [3, "dense", None, layers.Dense])
 def test_not_a_layer(value):
     with pytest.raises(ValueError, match="`layer` must be a Keras layer or model. Received: layer="):
         lqs.quantize(value)
 
 
+@pytest.mark.once
 def test_unbuilt():
     for layer in (layers.Dense(3, name="d"), keras.Sequential([layers.Dense(3)], name="d")):
         with pytest.raises(ValueError, match="`layer` must be built.*Received: unbuilt layer 'd'"):
             lqs.quantize(layer)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["kernel", "bias"])
 @pytest.mark.parametrize("value", ["row", 8, lqs.NestedQuantization, lqs.GradientRatio(0.0)])
 def test_bad_prototype(name, value):
@@ -630,12 +638,14 @@ def test_bad_prototype(name, value):
         lqs.quantize(stack((4,), layers.Dense(3)), **{name: value})
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("value", [None, "conv"])
 def test_bad_where(value):
     with pytest.raises(ValueError, match="Argument `where` must be a function .* Received: where="):
         lqs.quantize(stack((4,), layers.Dense(3)), where=value)
 
 
+@pytest.mark.once
 def test_compiled_with_an_unregistered_loss():
     model = stack((4,), layers.Dense(3))
 
@@ -653,6 +663,7 @@ class OwnStep(Block):
         raise RuntimeError("own train_step")
 
 
+@pytest.mark.once
 def test_model_keeps_its_class_and_its_train_step():
     quantized = lqs.quantize(called(OwnStep()))
     assert isinstance(quantized, OwnStep)
@@ -691,6 +702,7 @@ def test_layer_that_assigns_a_quantized_parameter(rng):
         quantized(rng.normal(size=(2, 4)).astype("float32"), training=True)
 
 
+@pytest.mark.once
 def test_granularity_that_does_not_fit():
     with pytest.raises(ValueError, match="'filter' needs a parameter tensor of rank 3.*tensor of rank 2"):
         lqs.quantize(stack((4,), layers.Dense(3)), kernel=lqs.NestedQuantization("filter"))
@@ -703,6 +715,7 @@ class NoConfig(layers.Dense):
         super().__init__(units, **kwargs)
 
 
+@pytest.mark.once
 def test_layer_that_cannot_be_copied():
     layer = NoConfig(3, depth=2)
     layer.build((None, 4))

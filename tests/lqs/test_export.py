@@ -13,7 +13,7 @@ from models import build, stack
 
 import lqs
 from lqs.export import BITS, export_litert, export_onnx, packed, smallest_type
-from lqs.inspection import quantized_parameters
+from lqs.inspection import model_integers, quantized_parameters
 
 REASON = "needs the extra `deploy`"
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -205,7 +205,7 @@ def assert_table(table, kind, column):
     """One row per weight; the quantized ones with the range of their integers and the type, or a reason."""
     model = model_of(kind)
     assert len(table) == len(lqs.dequantize(model).weights)
-    integers = lqs.inspection.model_integers(model)
+    integers = model_integers(model)
     for row in table.itertuples():
         array = integers.pop(row.parameter, None)
         if array is None:
@@ -244,7 +244,7 @@ def test_onnx(kind, rng, tmp_path):
     graph = onnx.load(path).graph
     assert len(graph.input) == len(model.inputs)
     found = [value for value in graph.initializer if value.name.endswith("/integers")]
-    integers = lqs.inspection.model_integers(model)
+    integers = model_integers(model)
     integers = {path: array for path, array in integers.items() if expected_of(kind, path, 0)[0] != "float32"}
     assert len(found) == len(integers)
     for name, array in integers.items():

@@ -1,21 +1,23 @@
-"""Tests of `lqs.inspection`: worked by hand; sizes by unzipping."""
-
-import io
-import itertools
-import types
-import zipfile
+"""Tests of `lqs.inspection`: worked by hand; what it finds in a model is what the model trains with."""
 
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from models import UNTRACED, example, joined
 
 import lqs
-from lqs.file import sizes
-from lqs.inspection import entropy_bits, integer_statistics, model_integers, quantized_parameters, summary
-from study.statistics import histogram, zipped_bytes
+from lqs.inspection import (
+    entropy_bits,
+    integer_statistics,
+    model_integers,
+    nested_layers,
+    penalties,
+    quantized_parameters,
+    rules,
+    set_shares,
+    summary,
+    to_numpy,
+)
 
 # With scale 1/2: floor(P / s) is [[1, 2], [-1, 4]] and [-1, 0].
 KERNEL = np.array([[0.7, 1.0], [-0.1, 2.4]], "float32")
@@ -35,6 +37,7 @@ def layer():
     return layer
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "integers, bits",
     [
@@ -49,37 +52,12 @@ def test_entropy(integers, bits):
     assert entropy_bits(np.array(integers)) == pytest.approx(bits, abs=1e-12)
 
 
+@pytest.mark.once
 def test_entropy_of_one_value_is_not_minus_zero():
     assert str(entropy_bits(np.array([5]))) == "0.0"
 
 
-@pytest.mark.parametrize(
-    "integers, max_bins, expected",
-    [
-        ([3], 512, (3, 1, [1])),
-        ([-1, 0, 0, 2], 512, (-1, 1, [1, 2, 0, 1])),
-        ([0, 511], 512, (0, 1, [1, *[0] * 510, 1])),
-        ([0, 512], 512, (0, 2, [1, *[0] * 255, 1])),
-        ([-2, -1, 0, 1, 2, 3, 4], 3, (-2, 3, [3, 3, 1])),
-        ([-1, 4], 2, (-1, 3, [1, 1])),
-    ],
-)
-def test_histogram(integers, max_bins, expected):
-    start, width, counts = expected
-    assert histogram(np.array(integers, "int32"), max_bins) == {"start": start, "width": width, "counts": counts}
-
-
-@settings(deadline=None, derandomize=True)
-@given(hnp.arrays("int32", hnp.array_shapes(max_dims=3, max_side=6)), st.integers(1, 600))
-def test_histogram_counts_every_integer_in_its_bin(integers, max_bins):
-    bins = histogram(integers, max_bins)
-    assert len(bins["counts"]) <= max_bins and sum(bins["counts"]) == integers.size
-    edges = [bins["start"] + i * bins["width"] for i in range(len(bins["counts"]) + 1)]
-    counted = [sum(low <= int(i) < high for i in integers.ravel()) for low, high in itertools.pairwise(edges)]
-    assert bins["counts"] == counted
-    assert (bins["width"] == 1) == (int(integers.max()) - int(integers.min()) < max_bins)
-
-
+@pytest.mark.once
 def test_integer_statistics():
     # Entropies 1.5, 0 and 1 bits of 4, 4 and 2 elements: (4 * 1.5 + 0 + 2 * 1) / 10.
     arrays = [np.array([[0, 0], [1, 2]]), np.array([2, 2, 2, 2]), np.array([-5, 0])]
@@ -87,55 +65,7 @@ def test_integer_statistics():
     assert integer_statistics(arrays) == pytest.approx(expected)
 
 
-@pytest.fixture
-def archive(monkeypatch):
-    """Function `arrays -> (bytes, dtype, members)` that opens the archive that `zipped_bytes` measures."""
-    buffer = io.BytesIO()
-    monkeypatch.setattr(sizes, "io", types.SimpleNamespace(BytesIO=lambda: buffer))
-
-    def run(arrays):
-        num_bytes, dtype = zipped_bytes(arrays)
-        assert num_bytes == len(buffer.getvalue())
-        with zipfile.ZipFile(buffer) as zipped:
-            assert {info.compress_type for info in zipped.infolist()} == {zipfile.ZIP_DEFLATED}
-            return num_bytes, dtype, [np.frombuffer(zipped.read(name), dtype) for name in zipped.namelist()]
-
-    return run
-
-
-@pytest.mark.parametrize(
-    "values, dtype",
-    [
-        ([0], "int8"),
-        ([-128, 127], "int8"),
-        ([-129, 0], "int16"),
-        ([0, 128], "int16"),
-        ([128, 255], "int16"),
-        ([-32768, 32767], "int16"),
-        ([-32769], "int32"),
-        ([32768, 65535], "int32"),
-    ],
-)
-def test_archive_holds_the_codes_in_the_smallest_type_for_all(archive, values, dtype):
-    arrays = [np.array(values, "int32"), np.array([[1, 0], [-1, 5]], "int32")]
-    _, found, members = archive(arrays)
-    assert found == dtype
-    assert [member.tolist() for member in members] == [values, [1, 0, -1, 5]]
-
-
-def test_float_archive_holds_the_floats(archive, rng):
-    arrays = [rng.normal(size=(3, 4)).astype("float32"), np.zeros(5, "float32")]
-    _, dtype, members = archive(arrays)
-    assert dtype == "float32"
-    np.testing.assert_array_equal(members[0], arrays[0].ravel())
-    np.testing.assert_array_equal(members[1], arrays[1])
-
-
-def test_archive_is_compressed(rng):
-    varied, constant = rng.integers(-128, 128, 10_000), np.zeros(10_000, "int32")
-    assert zipped_bytes([constant])[0] < 200 and 10_000 < zipped_bytes([varied])[0] < 10_300
-
-
+@pytest.mark.once
 def test_quantized_parameters_of_the_layer(layer):
     pairs = quantized_parameters(layer)
     assert [variable.path for variable, _ in pairs] == [f"{layer.name}/kernel", f"{layer.name}/bias"]
@@ -151,6 +81,7 @@ def test_model_integers(layer):
     assert {array.dtype.name for array in integers.values()} == {"int32"}
 
 
+@pytest.mark.once
 def test_summary_of_the_thesis_layer(layer):
     layer.kernel_quantizer.scale.assign([[0.5], [0.25]])  # the second row becomes [-1, 9]
     table = summary(layer).set_index("parameter")
@@ -169,6 +100,7 @@ def test_summary_of_the_thesis_layer(layer):
     assert (bias["shape"], bias["zeros"], bias["entropy_bits"], bias["scale_max"]) == ((2,), 0.5, 1, 0.5)
 
 
+@pytest.mark.once
 def test_summary_of_scales_by_their_logarithm(rng):
     quantizer = lqs.NestedQuantization("row", initial_scale=0.25, parametrization="log")
     layer = lqs.QuantDense(3, kernel_quantizer=quantizer)
@@ -180,6 +112,7 @@ def test_summary_of_scales_by_their_logarithm(rng):
     assert (row["unique"], row["min"], row["max"]) == (5, -1, 4)  # 1, -1, 2 and 2, 3, 4
 
 
+@pytest.mark.once
 def test_summary_of_a_quantized_model():
     inputs = keras.Input((2,))
     shared = keras.layers.Dense(2, name="shared")
@@ -193,11 +126,138 @@ def test_summary_of_a_quantized_model():
     assert (table["scale_min"] == 0.5).all() and (table["scale_max"] == 0.5).all()
 
 
+@pytest.mark.once
 def test_summary_of_a_float_model_is_empty():
     assert summary(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])).empty
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("value", [3, "model", None])
 def test_summary_of_what_is_not_a_layer(value):
     with pytest.raises(ValueError, match="Argument `model` must be a Keras layer or model. Received: model="):
         lqs.summary(value)
+
+
+def penalized(kind="nested", rate=0.5):
+    """Return a quantized network of the zoo: a penalty on kernels, and a rule with a threshold everywhere."""
+    kernel = lqs.NestedQuantization("row", lqs.GradientRatio(0.25), lqs.InversePenalty(rate), initial_scale=0.125)
+    bias = lqs.NestedQuantization(rule=lqs.GradientRatio(0.75), initial_scale=0.125)
+    return lqs.quantize(example(kind).model, kernel, bias)
+
+
+def loss_terms(model, inputs):
+    """Return the sum of the loss terms of one call."""
+    model(inputs)
+    return sum(float(loss) for loss in model.losses)
+
+
+def in_a_file(model, tmp_path):
+    lqs.save(model, tmp_path / "model.lqs")
+    return lqs.load(tmp_path / "model.lqs")
+
+
+def cloned(model, tmp_path):
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def reloaded(model, tmp_path):
+    model.save(tmp_path / "model.keras")
+    return keras.models.load_model(tmp_path / "model.keras")
+
+
+COPIES = {"itself": lambda model, _: model, "lqs.load": in_a_file, "load_model": reloaded, "clone_model": cloned}
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_penalties_are_those_that_training_uses(copy, tmp_path):
+    """Rates that are assigned show in the loss: 1/s is 8 everywhere, and shares add up to those of the kernels."""
+    model, inputs = COPIES[copy](penalized(), tmp_path), example("nested").inputs
+    found = penalties(model)
+    assert len(found) == 4 and {type(penalty) for penalty in found} == {lqs.InversePenalty}
+    sizes = [len(np.ravel(variable)) for variable, _ in quantized_parameters(model)]
+    kernels = sum(sizes[::2]) / sum(sizes)
+    assert loss_terms(model, inputs) == pytest.approx(0.5 * 8 * kernels, rel=1e-5)
+    for penalty in found:
+        penalty.rate.assign(0.125)
+    assert loss_terms(model, inputs) == pytest.approx(0.125 * 8 * kernels, rel=1e-5)
+    found[0].rate.assign(0.0)
+    assert loss_terms(model, inputs) == pytest.approx(0.125 * 8 * (kernels - sizes[0] / sum(sizes)), rel=1e-5)
+
+
+def test_rates_take_effect_in_a_compiled_model():
+    model, (_, inputs, outputs) = penalized("Dense"), example("Dense")
+    model.compile("sgd", lambda targets, outputs: 0.0 * keras.ops.sum(outputs))
+    losses = []
+    for rate in (0.5, 0.25):
+        penalties(model)[0].rate.assign(rate)
+        losses.append(model.evaluate(inputs, outputs, verbose=0))
+    assert losses == pytest.approx([0.5 * 8 * 12 / 15, 0.25 * 8 * 12 / 15], rel=1e-5)
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_rules_are_those_that_training_uses(copy, tmp_path):
+    """With a threshold of zero no scale moves, with a large one each does."""
+    model, (_, inputs, outputs) = COPIES[copy](penalized("Dense", 0.0), tmp_path), example("Dense")
+    kernel, bias = rules(model)
+    assert [float(to_numpy(rule.threshold)) for rule in (kernel, bias)] == [0.25, 0.75]
+    model.compile(keras.optimizers.SGD(1e-3), "mse", **UNTRACED)
+    moved = []
+    for thresholds in ((0.0, 0.0), (1e4, 0.0), (0.0, 1e4)):
+        kernel.threshold.assign(thresholds[0])
+        bias.threshold.assign(thresholds[1])
+        before = [to_numpy(layer.scale).copy() for layer in nested_layers(model)]
+        model.fit(inputs, outputs + 1, verbose=0)
+        scales = [to_numpy(layer.scale) for layer in nested_layers(model)]
+        moved.append([bool((scale != start).all()) for scale, start in zip(scales, before, strict=True)])
+    assert moved == [[False, False], [True, False], [False, True]]
+
+
+@pytest.mark.once
+def test_handles_are_no_prototypes():
+    penalty, rule = lqs.InversePenalty(0.5), lqs.GradientRatio(0.25)
+    model = lqs.quantize(example("Dense").model, lqs.NestedQuantization("row", rule, penalty), None)
+    assert penalties(model)[0] is not penalty and rules(model)[0] is not rule
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("find", [penalties, rules, nested_layers, quantized_parameters])
+def test_a_float_network_has_none(find):
+    assert find(example("nested").model) == []
+
+
+@pytest.mark.once
+def test_unbuilt_layers_are_not_listed():
+    layer = lqs.QuantDense(2, kernel_quantizer=lqs.NestedQuantization(penalty=lqs.InversePenalty(0.5)))
+    assert nested_layers(layer) == penalties(layer) == rules(layer) == []
+    layer.build((None, 3))
+    assert nested_layers(layer) == [layer.kernel_quantizer]
+    assert penalties(layer) == [layer.kernel_quantizer.penalty]
+
+
+@pytest.mark.once
+def test_nested_layers_are_in_the_order_of_the_parameters():
+    """In every kind of layer, each once: also of a layer that is called twice."""
+    model = lqs.quantize(joined())
+    assert nested_layers(model) == [quantizer for _, quantizer in quantized_parameters(model)]
+
+
+def test_shares_are_those_of_elements():
+    """Of 6 + 2 + 4 elements, before and after a part of the model becomes another one."""
+    quantizers = {"kernel_quantizer": lqs.NestedQuantization(), "bias_quantizer": lqs.NestedQuantization()}
+    first = lqs.QuantDense(2, **quantizers)
+    model = keras.Sequential([keras.Input((3,)), first, lqs.QuantDense(2, use_bias=False, **quantizers)])
+    assert [layer.share for layer in nested_layers(model)] == [None] * 3
+    set_shares(model)
+    assert [layer.share for layer in nested_layers(model)] == pytest.approx([6 / 12, 2 / 12, 4 / 12])
+    part = keras.Sequential([keras.Input((3,)), first])
+    set_shares(part)
+    assert [layer.share for layer in nested_layers(part)] == pytest.approx([6 / 8, 2 / 8])
+    set_shares(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))  # nothing to divide by
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_shares_after(copy, tmp_path):
+    model = COPIES[copy](penalized("Dense"), tmp_path)
+    assert [layer.share for layer in nested_layers(model)] == pytest.approx([12 / 15, 3 / 15])

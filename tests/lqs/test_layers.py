@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from models import UNTRACED
 from oracles import ratio_by_loops
 
 import lqs
@@ -86,6 +87,7 @@ def test_without_bias(kind, rng):
     assert layer.bias is None and len(layer.quantized_parameters()) == 1
 
 
+@pytest.mark.once
 def test_prototypes_are_copied():
     shared = prototype(rule=lqs.GradientRatio(0.25), penalty=lqs.MaxBinPenalty(0.5))
     first, second = (lqs.QuantDense(3, kernel_quantizer=shared, bias_quantizer=shared) for _ in range(2))
@@ -154,7 +156,7 @@ def test_save_and_load(kind, policy, rng, reload):
         "bias_quantizer": prototype(bits=4, rule=lqs.StraightThrough()),
     }
     model = keras.Sequential([keras.Input(SHAPES[kind][1:]), QUANT[kind](**ARGUMENTS[kind], **quantizers)])
-    model.compile("adam", "mse")
+    model.compile("sgd", "mse", **UNTRACED)
     inputs = inputs_of(kind, rng)
     model.fit(inputs, np.zeros(model.compute_output_shape(inputs.shape)), verbose=0)
     again = reload(model)
@@ -164,6 +166,7 @@ def test_save_and_load(kind, policy, rng, reload):
     assert again.layers[0].bias_quantizer.levels == (-8, 7)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [lqs.NestedQuantization, "row", 4])
 def test_bad_prototype(kind, value):
@@ -172,6 +175,7 @@ def test_bad_prototype(kind, value):
             QUANT[kind](**ARGUMENTS[kind], **{name: value})
 
 
+@pytest.mark.once
 def test_granularity_that_does_not_fit():
     with pytest.raises(ValueError, match="'filter' needs a parameter tensor of rank 3"):
         lqs.QuantDense(3, kernel_quantizer=lqs.NestedQuantization("filter")).build((None, 4))
@@ -179,6 +183,7 @@ def test_granularity_that_does_not_fit():
         lqs.QuantConv2D(3, 2, bias_quantizer=lqs.NestedQuantization("row")).build((None, 4, 4, 1))
 
 
+@pytest.mark.once
 def test_conversion_needs_a_quantizer_for_each_weight():
     dense = layers.Dense(3)
     dense.build((None, 4))
