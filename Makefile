@@ -41,7 +41,7 @@ test: $(STAMP)  ## lint, types, tests on TensorFlow and JAX, doctests, every not
 	mypy
 	MPLBACKEND=Agg KERAS_BACKEND=tensorflow $(PYTEST) -m "not once" $(BOTH)
 	MPLBACKEND=Agg KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_TO_COMPILE)" $(PYTEST) --doctest-modules tests lqs study
-	pytest -q -n 2 --dist=loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
+	LQS_FIGURES= pytest -q -n 2 --dist=loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
 
 mutants: export OMP_NUM_THREADS = 1
 mutants: $(STAMP)  ## change the library here and there: which changes do its tests not notice?

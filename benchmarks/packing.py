@@ -17,6 +17,7 @@ import zipfile
 import numpy as np
 
 from lqs.file import reader, writer
+from lqs.file.compiled import CompiledDecoder
 
 STAGES = [(64, 64, 4), (64, 128, 1), (128, 128, 3), (128, 256, 1), (256, 256, 3), (256, 512, 1), (512, 512, 3)]
 SHAPES = [(7, 7, 3, 64), *[(3, 3, i, o) for i, o, count in STAGES for _ in range(count)]]
@@ -100,7 +101,7 @@ def main():
         bound = entropy_bytes(arrays)
         pack = functools.partial(encode, arrays)
         content, encoding = best_time(pack)
-        parse = functools.partial(reader.parse, content, decoder=writer.Decoder)
+        parse = functools.partial(reader.parse, content, decoder=CompiledDecoder)
         _, decoding = best_time(parse)
         print(
             f"\n{size:,} parameters, spread {spread}: {8 * bound / size:.2f} bits of entropy each, {bound:,.0f} bytes"

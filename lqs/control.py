@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -67,16 +68,16 @@ class TargetSize(keras.callbacks.Callback):
 
     def __init__(
         self,
-        bytes=None,
-        ratio=None,
-        num_updates=100,
-        ramp=0.05,
-        integral=0.3,
-        proportional=1.0,
-        bump=0.21,
-        scale_gain=0.7,
-        tolerance=0.03,
-    ):
+        bytes: float | None = None,
+        ratio: float | None = None,
+        num_updates: int = 100,
+        ramp: float = 0.05,
+        integral: float = 0.3,
+        proportional: float = 1.0,
+        bump: float = 0.21,
+        scale_gain: float = 0.7,
+        tolerance: float = 0.03,
+    ) -> None:
         super().__init__()
         if (bytes is None) == (ratio is None):
             raise ValueError(f"Give one of `bytes` and `ratio`. Received: bytes={bytes!r}, ratio={ratio!r}")
@@ -95,7 +96,7 @@ class TargetSize(keras.callbacks.Callback):
         self.integral, self.proportional = integral, proportional
         self.bump, self.scale_gain, self.tolerance = bump, scale_gain, tolerance
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.penalties = penalties(self.model)
         rates = {float(penalty.rate) for penalty in self.penalties}
         if not rates or min(rates) <= 0:
@@ -111,18 +112,19 @@ class TargetSize(keras.callbacks.Callback):
                 f"parameters that are not quantized. Received: {self.target:,.0f} bytes"
             )
         self.lowest, self.highest = min(rates) / RATE_RANGE, max(rates) * RATE_RANGE
-        self.first_size, self.error, self.history, self.next_update = file_bytes(self.model), 0.0, [], 1
+        self.first_size, self.error, self.next_update = file_bytes(self.model), 0.0, 1
+        self.history: list[tuple[float, int, float, float]] = []
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.epoch = epoch
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._update_if_due((self.epoch + (batch + 1) / (self.params["steps"] or math.inf)) / self.params["epochs"])
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._update_if_due((epoch + 1) / self.params["epochs"])
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         size = file_bytes(self.model)
         if abs(size / self.target - 1) > self.tolerance:
             warnings.warn(
@@ -131,12 +133,12 @@ class TargetSize(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def _update_if_due(self, share):
+    def _update_if_due(self, share: float) -> None:
         if share * self.num_updates >= self.next_update:  # one, even if several would have been due
             self.next_update = math.floor(share * self.num_updates) + 1
             self._update(share)
 
-    def _update(self, share):
+    def _update(self, share: float) -> None:
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # during an epoch the variables lag behind
         size = file_bytes(self.model)
@@ -150,7 +152,7 @@ class TargetSize(keras.callbacks.Callback):
         self.error = error
         self.history.append((share, size, reference, float(self.penalties[0].rate)))
 
-    def _rescale(self, size, error):
+    def _rescale(self, size: int, error: float) -> None:
         layers = [layer for layer in nested_layers(self.model) if layer.penalty is not None]
         bits = 8 * size / sum(layer.size for layer in layers)
         factor = math.exp(self.scale_gain * math.log(2) * max(bits - SPARSE_BITS, 0) * error)
@@ -158,11 +160,11 @@ class TargetSize(keras.callbacks.Callback):
             scale = factor * keras.ops.convert_to_numpy(layer.scale)
             layer.scale_weight.assign(layer.scale_weight_of(np.maximum(scale, MIN_SCALE).astype("float32")))
 
-    def _reference(self, share):
+    def _reference(self, share: float) -> float:
         left = max(0.0, 1 - share / self.ramp) ** 2 if self.ramp else 0.0
         above = math.exp(self.bump * math.sin(math.pi * share))
         return self.target * (self.first_size / self.target) ** left * above
 
-    def _fixed_bytes(self):
+    def _fixed_bytes(self) -> int:
         sizes = size_report(self.model)["file_bytes"]
         return int(sizes[["scales", "other variables", "header"]].sum())

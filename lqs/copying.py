@@ -5,10 +5,8 @@ import tempfile
 import keras
 import numpy as np
 
-from lqs._keras import Functional
-from lqs.layers import QuantConv2D, QuantDense, QuantizedLayer, QuantizedParameters, as_float
+from lqs.layers import GRAPHS, QuantConv2D, QuantDense, QuantizedLayer, QuantizedParameters, as_float
 
-GRAPHS = (keras.Sequential, Functional)  # models that are nothing but the graph of their layers
 _PLAIN = {QuantDense: keras.layers.Dense, QuantConv2D: keras.layers.Conv2D}
 
 

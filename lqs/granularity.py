@@ -5,13 +5,16 @@ axis of `s` has size 1, so that `s` broadcasts against `P`; the elements of `P` 
 one scale (thesis, section 3.1, "Granularity").
 """
 
+from typing import Any, TypeAlias
+
+Granularity: TypeAlias = "str | tuple[int, ...]"
 GRANULARITIES = ("scalar", "row", "column", "channel", "filter")
 
 # name: (axis along which the scale varies, least rank of a tensor that has such an axis)
 _NAMED_AXES = {"row": (0, 2), "column": (1, 2), "channel": (-2, 3), "filter": (-1, 3)}
 
 
-def validate_granularity(granularity):
+def validate_granularity(granularity: Any) -> Granularity:
     """Return `granularity` as a known name or a tuple of integers.
 
     Raises:
@@ -33,7 +36,7 @@ def validate_granularity(granularity):
     )
 
 
-def varying_axes(granularity, rank):
+def varying_axes(granularity: Granularity, rank: int) -> tuple[int, ...]:
     """Return the sorted, non-negative axes along which the scale of a rank-`rank` tensor varies.
 
     | name      | dense kernel `(in, out)` | convolution kernel `(height, width, in, out)` |
@@ -76,7 +79,7 @@ def varying_axes(granularity, rank):
     return axes
 
 
-def sharing_axes(granularity, rank):
+def sharing_axes(granularity: Granularity, rank: int) -> tuple[int, ...]:
     """Return the axes along which the elements of a tensor share one scale: all but `varying_axes`.
 
     Example:
@@ -88,7 +91,7 @@ def sharing_axes(granularity, rank):
     return tuple(axis for axis in range(rank) if axis not in varying)
 
 
-def scale_shape(granularity, shape):
+def scale_shape(granularity: Granularity, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of the scale of a parameter tensor of shape `shape`.
 
     Example:

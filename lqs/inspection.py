@@ -1,25 +1,32 @@
 """Inspection: what a quantized model consists of, and tables of its integers and scales."""
 
+from typing import TYPE_CHECKING, Any
+
 import keras
 import numpy as np
 
 from lqs.layers import QuantizedParameters
+from lqs.parts import Tensor
+from lqs.penalties import Penalty
 from lqs.quantizer import NestedQuantization
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def quantized_parameters(model):
+
+def quantized_parameters(model: keras.layers.Layer) -> list[tuple[keras.Variable, NestedQuantization]]:
     """Return pairs `(variable, NestedQuantization)` for every quantized parameter of a built layer or model."""
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, QuantizedParameters)]
     pairs = [pair for layer in layers for pair in layer.quantized_parameters()]
     return list({id(variable): (variable, quantizer) for variable, quantizer in pairs}.values())
 
 
-def nested_layers(model):
+def nested_layers(model: keras.layers.Layer) -> list[NestedQuantization]:
     """Return every built `NestedQuantization` inside a layer or model, in the order of its weights."""
     return [inner for inner in model._flatten_layers() if isinstance(inner, NestedQuantization) and inner.built]
 
 
-def penalties(model):
+def penalties(model: keras.layers.Layer) -> list[Penalty]:
     """Return the penalties of a model that has been quantized: those that training uses, not their prototype.
 
     Example: the rate of all parameters, twice as large from here on.
@@ -36,12 +43,12 @@ def penalties(model):
     return [layer.penalty for layer in nested_layers(model) if layer.penalty is not None]
 
 
-def rules(model):
+def rules(model: keras.layers.Layer) -> list[Any]:
     """Return the rules of a model that has been quantized: those that training uses, not their prototype."""
     return [layer.rule for layer in nested_layers(model)]
 
 
-def set_shares(model):
+def set_shares(model: keras.layers.Layer) -> None:
     """Give every quantized parameter its share in the terms of the penalties: that of its elements.
 
     `lqs.quantize` and `lqs.load` do it. It is needed for models that are put together of `lqs.QuantDense` and the like,
@@ -61,13 +68,13 @@ def set_shares(model):
         layer.share = layer.size / max(total, 1)
 
 
-def model_integers(model):
+def model_integers(model: keras.layers.Layer) -> dict[str, np.ndarray]:
     """Return `{path of the variable: int32 array}` for every quantized parameter of `model`."""
     pairs = quantized_parameters(model)
     return {variable.path: to_numpy(quantizer.integers(variable.value)) for variable, quantizer in pairs}
 
 
-def entropy_bits(integers):
+def entropy_bits(integers: np.ndarray) -> float:
     """Return the empirical entropy of an integer array, in bits per element.
 
     Example:
@@ -80,7 +87,7 @@ def entropy_bits(integers):
     return float(-np.sum(probabilities * np.log2(probabilities))) + 0.0
 
 
-def integer_statistics(arrays):
+def integer_statistics(arrays: list[np.ndarray]) -> dict[str, float]:
     """Return statistics over several integer arrays taken together.
 
     Args:
@@ -105,7 +112,7 @@ def integer_statistics(arrays):
     }
 
 
-def summary(model):
+def summary(model: keras.layers.Layer) -> "pd.DataFrame":
     """Return a table with one row per quantized parameter of a built layer or model.
 
     Columns: `parameter` (path), `shape`, `granularity`, `scale_min`, `scale_max`, `unique`, `min`, `max` (of the
@@ -136,7 +143,7 @@ def summary(model):
     return pd.DataFrame(rows)
 
 
-def _summary_row(variable, quantizer):
+def _summary_row(variable: keras.Variable, quantizer: NestedQuantization) -> dict[str, Any]:
     integers, scale = to_numpy(quantizer.integers(variable.value)), to_numpy(quantizer.scale)
     return {
         "parameter": variable.path,
@@ -148,6 +155,6 @@ def _summary_row(variable, quantizer):
     }
 
 
-def to_numpy(tensor):
+def to_numpy(tensor: Tensor) -> np.ndarray:
     """Return the NumPy array of a backend tensor or variable."""
     return np.asarray(keras.ops.convert_to_numpy(tensor))

@@ -6,9 +6,11 @@ from typing import Any
 
 import keras
 
-from lqs._keras import set_sublayers
+from lqs._keras import Functional, set_sublayers
 from lqs.quantizer import NestedQuantization
 from lqs.substitution import call_with_values, is_substituted, quantize_values
+
+GRAPHS = (keras.Sequential, Functional)  # models that are nothing but the graph of their layers
 
 
 def copy_quantizer(name, quantizer):
@@ -157,8 +159,9 @@ class QuantizedModel(QuantizedLayer):
     def quantized_parameters(self):
         own = zip(_own_weights(self), self.own_quantizers, strict=True)
         pairs = [(weight, quantizer) for weight, quantizer in own if quantizer is not None]
-        nodes = [node for node in parts(self) if isinstance(node, QuantizedLayer)]
-        return pairs + [pair for node in nodes for pair in node.quantized_parameters()]
+        converted = [part for part in parts(self) if isinstance(part, QuantizedLayer)]
+        pairs += [pair for part in converted for pair in part.quantized_parameters()]
+        return list({id(variable): (variable, quantizer) for variable, quantizer in pairs}.values())
 
 
 def convert(layer, quantizers):
@@ -181,53 +184,50 @@ def convert(layer, quantizers):
         if (quantizer := copies[id(variable)]) is not None:
             quantizer.build_for(variable)
             quantizer.trainable = variable.trainable
-    if not isinstance(layer, keras.Model):
-        _give(layer, copies)
-        return layer
-    for part in parts(layer):
+    for part in [*(parts(layer) if isinstance(layer, keras.Model) else []), layer]:
         if isinstance(part, QuantizedLayer) or not isinstance(part, QuantizedParameters):
             _give(part, copies)
-    known = layer.own_quantizers if isinstance(layer, QuantizedModel) else []
-    own = [copies[id(weight)] for weight in _own_weights(layer)]
-    _become(layer, QuantizedModel, "own_quantizers", _either(known, own) if known else own)
     return layer
 
 
 def _give(layer, quantizers):
-    """Convert a layer that is no model, if there are quantizers for its weights, by their `id`."""
-    is_converted = isinstance(layer, QuantizedLayer)
-    weights = layer.float_weights() if is_converted else layer.weights
+    """Convert a layer, or a model whose parts have been, if there are quantizers for its weights, by their `id`."""
+    weights = layer.float_weights() if isinstance(layer, QuantizedLayer) else layer.weights
+    if not any(quantizers[id(weight)] for weight in weights):
+        return
+    base, attribute = QuantizedLayer, "quantizers"
+    if isinstance(layer, keras.Model):
+        base, attribute, weights = QuantizedModel, "own_quantizers", _own_weights(layer)
     own = [quantizers[id(weight)] for weight in weights]
-    if any(own):
-        _become(layer, QuantizedLayer, "quantizers", _either(layer.quantizers, own) if is_converted else own)
-
-
-def _either(known, new):
-    return [old or other for old, other in zip(known, new, strict=True)]
-
-
-def _become(layer, base, attribute, quantizers):
-    if not isinstance(layer, QuantizedLayer):
+    if isinstance(layer, QuantizedLayer):
+        own = [known or new for known, new in zip(getattr(layer, attribute), own, strict=True)]
+    else:
         layer.__class__ = quantized_class(base, type(layer))  # type: ignore[arg-type]
-    set_sublayers(layer, attribute, quantizers)
+    set_sublayers(layer, attribute, own)
 
 
 def _own_weights(model):
-    """Return the weights of a model that none of the layers has that it consists of."""
-    layers = [*parts(model), *(layer for layer in model._flatten_layers() if isinstance(layer, NestedQuantization))]
-    of_layers = {id(weight) for layer in layers for weight in layer.weights}
-    return [weight for weight in model.weights if id(weight) not in of_layers]
+    """Return the weights of a model that no layer or model inside has."""
+    inside = {id(weight) for layer in _inside(model) for weight in layer.weights}
+    return [weight for weight in model.weights if id(weight) not in inside]
 
 
 def parts(model):
-    """Return the layers that a model consists of, those of models inside included and these models not."""
-    found = {}
-    for layer in model._flatten_layers(include_self=False, recursive=False):
-        if isinstance(layer, NestedQuantization):
-            continue
-        for part in parts(layer) if isinstance(layer, keras.Model) else [layer]:
-            found[id(part)] = part
-    return list(found.values())
+    """Return what a model consists of, inner ones first: its layers, the models inside and their parts.
+
+    Models inside that are nothing but the graph of their layers are left out, and their parts are not.
+    """
+    found: dict[int, keras.layers.Layer] = {}
+    for layer in _inside(model):
+        if isinstance(layer, keras.Model):
+            found |= {id(part): part for part in parts(layer)}
+        if type(layer) not in GRAPHS:
+            found[id(layer)] = layer
+    return [part for part in found.values() if not isinstance(part, NestedQuantization)]
+
+
+def _inside(model):
+    return model._flatten_layers(include_self=False, recursive=False)
 
 
 @functools.cache

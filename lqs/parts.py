@@ -4,9 +4,11 @@ A part belongs to one parameter. The layer calls `build` once, with what is know
 value; all other methods of a part then take tensors only.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
+
+Tensor: TypeAlias = Any  # of any backend
 
 
 class Levels(NamedTuple):
@@ -32,7 +34,7 @@ class Part(keras.layers.Layer):
     axes: Any = None
     levels: Any = None
 
-    def build(self, shape, axes, levels):
+    def build(self, shape: tuple[int, ...], axes: tuple[int, ...], levels: Levels | None) -> None:
         """Take note of the parameter, and make weights for it; called once, by the layer that the part belongs to.
 
         Raises:
@@ -46,13 +48,13 @@ class Part(keras.layers.Layer):
             )
         self.shape, self.axes, self.levels = shape, axes, levels
 
-    def validate_levels(self, levels):
+    def validate_levels(self, levels: Levels | None) -> None:
         """Raise a `ValueError` if the part cannot do with these `Levels`, or without any, `None`."""
 
-    def get_build_config(self):
+    def get_build_config(self) -> None:
         """Return `None`: the layer that the part belongs to builds it."""
 
-    def measured_scale(self, parameter):
+    def measured_scale(self, parameter: Tensor) -> Tensor | None:
         """Return `None`, or the scale that this part computes from the parameter at every training step.
 
         The scale is then a non-trainable weight, as a moving statistic of batch normalization is.
@@ -60,6 +62,6 @@ class Part(keras.layers.Layer):
         return None
 
     @property
-    def measures_scale(self):
+    def measures_scale(self) -> bool:
         """Whether `measured_scale` gives a scale."""
         return type(self).measured_scale is not Part.measured_scale

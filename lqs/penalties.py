@@ -9,18 +9,19 @@ that is trained. The terms are continuous: none of them contains a floor.
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
-from lqs.parts import Part
+from lqs.parts import Part, Tensor
 from lqs.strengths import add_strength, strength_value, validate_strength
 
 LOG_2 = math.log(2.0)
 SMALLEST_MEAN = 1e-6  # of the magnitude of integers, where the gradient of their code length is cut off
 
 
-def max_bin(parameter, scale, axes):
+def max_bin(parameter: Tensor, scale: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return `mean_k(max(abs(P) / s_k))`: the maximum over the elements that share `s_k`, the mean over scales.
 
     Args:
@@ -41,7 +42,7 @@ def max_bin(parameter, scale, axes):
     return ops.mean(ops.max(ops.abs(parameter) / scale, axis=axes))
 
 
-def inverse(parameter, scale, axes):
+def inverse(parameter: Tensor, scale: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return `mean(1 / s)`; see `max_bin` for the arguments.
 
     Example:
@@ -53,7 +54,7 @@ def inverse(parameter, scale, axes):
     return ops.mean(ops.reciprocal(scale))
 
 
-def difference(parameter, scale, axes):
+def difference(parameter: Tensor, scale: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return `mean(abs(P - P / s))`; see `max_bin` for the arguments.
 
     The term compares `P` with `P / s`, not with `s * floor(P / s)`: it is least at `s = 1`, not at `s = 0`.
@@ -67,7 +68,7 @@ def difference(parameter, scale, axes):
     return ops.mean(ops.abs(parameter - parameter / scale))
 
 
-def elias_code_length(parameter, scale, axes):
+def elias_code_length(parameter: Tensor, scale: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return `mean(log2(1 + abs(P) / s))`, about the bits of a code whose words grow with the logarithm of an integer.
 
     See `max_bin` for the arguments; Elias 1975, doi 10.1109/TIT.1975.1055349, for such codes.
@@ -81,7 +82,7 @@ def elias_code_length(parameter, scale, axes):
     return ops.mean(ops.log1p(ops.abs(parameter) / scale) / LOG_2)
 
 
-def geometric_code_length(parameter, scale, axes):
+def geometric_code_length(parameter: Tensor, scale: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return the bits per element of the best two-sided geometric code for integers of the same mean magnitude.
 
     With `m = mean(abs(P) / s)`, the code for integers `k` of probability proportional to `exp(-c abs(k))` is shortest
@@ -129,11 +130,11 @@ class Penalty(Part):
     ...         return -ops.mean(ops.log(scale))
     """
 
-    def __init__(self, rate, **kwargs):
+    def __init__(self, rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rate = add_strength(self, "rate", validate_strength("rate", rate))
 
-    def term(self, parameter, scale):
+    def term(self, parameter: Tensor, scale: Tensor) -> Tensor:
         """Return the scalar term of one parameter.
 
         Args:
@@ -142,7 +143,7 @@ class Penalty(Part):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `term`.")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": strength_value(self.rate)}
 
 
@@ -150,7 +151,7 @@ class Penalty(Part):
 class MaxBinPenalty(Penalty):
     """Penalizes the range of the integers; see `max_bin`."""
 
-    def term(self, parameter, scale):
+    def term(self, parameter: Tensor, scale: Tensor) -> Tensor:
         return max_bin(parameter, scale, self.axes)
 
 
@@ -158,7 +159,7 @@ class MaxBinPenalty(Penalty):
 class InversePenalty(Penalty):
     """Penalizes small scales; see `inverse`."""
 
-    def term(self, parameter, scale):
+    def term(self, parameter: Tensor, scale: Tensor) -> Tensor:
         return inverse(parameter, scale, self.axes)
 
 
@@ -166,7 +167,7 @@ class InversePenalty(Penalty):
 class DifferencePenalty(Penalty):
     """Penalizes the distance between a parameter and its quotient by the scale; see `difference`."""
 
-    def term(self, parameter, scale):
+    def term(self, parameter: Tensor, scale: Tensor) -> Tensor:
         return difference(parameter, scale, self.axes)
 
 
@@ -185,20 +186,20 @@ class CodeLengthPenalty(Penalty):
         ValueError: if an argument is not as above.
     """
 
-    def __init__(self, rate, code="geometric", **kwargs):
+    def __init__(self, rate: float, code: str = "geometric", **kwargs: Any) -> None:
         super().__init__(rate, **kwargs)
         if not isinstance(code, str) or code not in CODES:
             raise ValueError(f"Argument `code` must be one of {tuple(CODES)}. Received: code={code!r}")
         self.code = code
 
-    def term(self, parameter, scale):
+    def term(self, parameter: Tensor, scale: Tensor) -> Tensor:
         return CODES[self.code](parameter, scale, self.axes)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "code": self.code}
 
 
-def validate_penalty(penalty):
+def validate_penalty(penalty: Any) -> Penalty | None:
     """Return `penalty` if it is a `Penalty` or `None`.
 
     Raises:

@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from lqs._keras import get_stateless_scope, is_concrete
-from lqs.granularity import sharing_axes, validate_granularity
-from lqs.penalties import validate_penalty
+from lqs.granularity import Granularity, sharing_axes, validate_granularity
+from lqs.parts import Tensor
+from lqs.penalties import Penalty, validate_penalty
 from lqs.rounding import NamedRounding, Rounding, validate_rounding
 from lqs.rules import GradientRatio, Rule, as_rule
 from lqs.scales import Scale, validate_initial_scale, validate_parametrization
@@ -74,16 +77,16 @@ class NestedQuantization(keras.layers.Layer):
 
     def __init__(
         self,
-        granularity="scalar",
-        rule=None,
-        penalty=None,
-        rounding="floor",
-        bits=None,
-        initial_scale=None,
-        parametrization="linear",
-        share=None,
-        **kwargs,
-    ):
+        granularity: Granularity = "scalar",
+        rule: Any = None,
+        penalty: Penalty | None = None,
+        rounding: str | Rounding = "floor",
+        bits: int | None = None,
+        initial_scale: float | str | None = None,
+        parametrization: str = "linear",
+        share: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         # The arithmetic is in float32 at least, also under a mixed-precision policy.
         super().__init__(autocast=False, **kwargs)
         self.dtype_policy = self.variable_dtype
@@ -94,7 +97,7 @@ class NestedQuantization(keras.layers.Layer):
         self.bits = bits
         # Those that stand for a function or a name are not tracked: they have no weights.
         self._parts = _Parts(as_rule(self.rule), NamedRounding(rounding) if isinstance(rounding, str) else rounding)
-        self.levels = self._rounding.levels_of(bits)
+        self.levels: Any = self._rounding.levels_of(bits)
         for part in (self._rule, self.penalty):
             if part is not None:
                 part.validate_levels(self.levels)
@@ -103,7 +106,7 @@ class NestedQuantization(keras.layers.Layer):
         self.share = share
         self._lacks_values = False  # which depend on those of a parameter
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         """Create the weight of the scale, of the shape of `input_shape` with size 1 on the shared axes."""
         shape = self.parameter_shape = tuple(input_shape)
         axes = self.sharing_axes = sharing_axes(self.granularity, len(shape))
@@ -115,7 +118,7 @@ class NestedQuantization(keras.layers.Layer):
             part.build(shape, axes, self.levels)
         self._lacks_values = self._scale.follows_parameter or self._rounding.follows_parameter
 
-    def build_for(self, variable):
+    def build_for(self, variable: keras.Variable) -> None:
         """Build for a variable, from whose value the scale and the weights of the rounding get theirs.
 
         Within a stateless call no variable has a value yet. Those of a layer without a `build` of its own are made in
@@ -125,7 +128,7 @@ class NestedQuantization(keras.layers.Layer):
         if get_stateless_scope() is None:
             self.initialize(variable.value)
 
-    def initialize(self, parameter):
+    def initialize(self, parameter: Tensor) -> None:
         """Compute initial values of the scale and of the weights of the rounding from those of the parameter."""
         parameter = _in_float32_at_least(ops.convert_to_tensor(parameter))
         self._scale.initialize(parameter)
@@ -135,43 +138,43 @@ class NestedQuantization(keras.layers.Layer):
         self._lacks_values = False
 
     @property
-    def _rule(self):
+    def _rule(self) -> Rule:
         return self._parts.rule
 
     @property
-    def _rounding(self):
+    def _rounding(self) -> Rounding:
         return self._parts.rounding
 
     @property
-    def scale_weight(self):
+    def scale_weight(self) -> keras.Variable:
         """The variable that holds the scale, or its logarithm."""
         return self._scale.weight
 
     @property
-    def scale(self):
+    def scale(self) -> Tensor:
         """The scale `s`, of the rank of the parameter."""
         return self._scale.value
 
     @property
-    def is_scale_learned(self):
+    def is_scale_learned(self) -> bool:
         """Whether the scale is learned, and not measured on the parameter."""
         return self._scale.measure is None
 
     @property
-    def codebook(self):
+    def codebook(self) -> Tensor:
         """What the integers from the lowest on stand for, in units of the scale; `None`: themselves."""
         return self._rounding.codebook
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of elements of the parameter, `#P`."""
         return math.prod(self.parameter_shape)
 
-    def scale_weight_of(self, scale):
+    def scale_weight_of(self, scale: np.ndarray) -> np.ndarray:
         """Return the value of `scale_weight` with which `scale` is the given array, bit for bit if there is one."""
         return self._scale.weight_of(scale)
 
-    def call(self, parameter, training=None):
+    def call(self, parameter: Tensor, training: bool | None = None) -> Tensor:
         """Return `P_r`, of the shape and dtype of `parameter`; in training, measure the scale and draw noise."""
         _validate_float(parameter)
         # Each variable is read once, for forward and backward. A read for the backward pass alone TensorFlow may carry
@@ -190,7 +193,7 @@ class NestedQuantization(keras.layers.Layer):
         values = rounding.values(integers, parameter, ops.stop_gradient(scale))
         return ops.cast(self._reconstruct(parameter, scale, values), dtype)
 
-    def integers(self, parameter):
+    def integers(self, parameter: Tensor) -> Tensor:
         """Return `P_q` as an int32 tensor of the shape of `parameter`."""
         _validate_float(parameter)
         parameter = _in_float32_at_least(ops.convert_to_tensor(parameter))
@@ -200,11 +203,11 @@ class NestedQuantization(keras.layers.Layer):
             self._initialize_at_first_call(parameter)
         return ops.cast(self._rounding.integers(parameter, ops.cast(self.scale, parameter.dtype)), "int32")
 
-    def parameter_of(self, integers, scale):
+    def parameter_of(self, integers: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Return NumPy's array of a parameter that has these integers with this scale, far from where others begin."""
         return self._rounding.parameter_of(integers, scale)
 
-    def copy(self, **changes):
+    def copy(self, **changes: Any) -> "NestedQuantization":
         """Return an unbuilt layer of the same configuration but for `changes`, as `lqs.quantize` makes.
 
         Strengths have their present values.
@@ -212,10 +215,10 @@ class NestedQuantization(keras.layers.Layer):
         rule = keras.saving.serialize_keras_object(self.rule) if isinstance(self.rule, Rule) else self.rule
         return type(self).from_config({**self._config(rule), "name": None, **changes})
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return self._config(keras.saving.serialize_keras_object(self.rule))
 
-    def _config(self, rule):
+    def _config(self, rule: Any) -> dict[str, Any]:
         config = {
             # JSON has no tuples.
             "granularity": self.granularity if isinstance(self.granularity, str) else list(self.granularity),
@@ -231,18 +234,18 @@ class NestedQuantization(keras.layers.Layer):
         return {**super().get_config(), **config}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "NestedQuantization":
         parts = {key: config[key] for key in ("rule", "penalty", "rounding") if not callable(config[key])}
         return cls(**{**config, **{key: keras.saving.deserialize_keras_object(part) for key, part in parts.items()}})
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         super().load_own_variables(store)
         self._lacks_values = False
 
-    def _initialize_at_first_call(self, parameter):
+    def _initialize_at_first_call(self, parameter: Tensor) -> None:
         """Give values to what lacks them, at the first call outside of a compiled function."""
         scope = get_stateless_scope()
         if scope is None and is_concrete(parameter):
@@ -253,16 +256,17 @@ class NestedQuantization(keras.layers.Layer):
                 f"{self.parameter_shape}: before training, build it by `build_for(variable)`, or call it once."
             )
 
-    def _weighted_penalty(self, parameter, scale):
+    def _weighted_penalty(self, parameter: Tensor, scale: Tensor) -> Tensor:
+        assert self.penalty is not None
         share = 1.0 if self.share is None else self.share
         return ops.multiply(self.penalty.rate, share) * ops.cast(self.penalty.term(parameter, scale), "float32")
 
-    def _reconstruct(self, parameter, scale, values):
+    def _reconstruct(self, parameter: Tensor, scale: Tensor, values: Tensor) -> Tensor:
         """Return `P_r`, the product of values and scale, with its gradients."""
 
         @ops.custom_gradient
-        def reconstruct(parameter, scale, values):
-            def gradient(*args, upstream=None):
+        def reconstruct(parameter: Tensor, scale: Tensor, values: Tensor) -> Tensor:
+            def gradient(*args: Any, upstream: Tensor = None) -> Tensor:
                 upstream = args[-1] if upstream is None else upstream
                 scale_gradient = self._rule.scale_gradient(upstream, parameter, values, scale)
                 scale_gradient = ops.reshape(ops.cast(scale_gradient, scale.dtype), scale.shape)
@@ -279,13 +283,13 @@ class _Parts:
     rounding: Rounding
 
 
-def _in_float32_at_least(parameter):
+def _in_float32_at_least(parameter: Tensor) -> Tensor:
     """Return the tensor in float32 if it is of half precision, where dividing by a small scale overflows."""
     is_half = keras.backend.standardize_dtype(parameter.dtype) in ("float16", "bfloat16")
     return ops.cast(parameter, "float32") if is_half else parameter
 
 
-def _validate_float(parameter):
+def _validate_float(parameter: Tensor) -> None:
     dtype = keras.backend.standardize_dtype(parameter.dtype)
     if not keras.backend.is_float_dtype(dtype):
         raise ValueError(f"Argument `parameter` must be of a float dtype. Received: dtype={dtype}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from lqs.parts import Levels, Part
+from lqs.parts import Levels, Part, Tensor
 
 # Thesis: floor. Its zero bin [0, s) is one-sided and it shifts every weight by -s/2 on average; rounding to
 # nearest (half to even) has neither fault.
@@ -17,7 +17,7 @@ ROUNDINGS = {"floor": ops.floor, "nearest": ops.round}
 MIDDLES = {"floor": 0.5, "nearest": 0.0}  # of the bin of the integer 0, in units of the scale
 
 
-def signed_levels(bits):
+def signed_levels(bits: int | None) -> Levels | None:
     """Return the `Levels` of a signed `bits`-bit code, or `None` for `bits=None`.
 
     Raises:
@@ -35,18 +35,19 @@ def signed_levels(bits):
     return Levels(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def required_levels(rounding, bits):
+def required_levels(rounding: "Rounding", bits: int | None) -> Levels:
     """Return the `signed_levels` of a rounding that needs `bits`.
 
     Raises:
         ValueError: if `bits` is `None`, or not as of `signed_levels`.
     """
-    if bits is None:
+    levels = signed_levels(bits)
+    if levels is None:
         raise ValueError(f"Argument `bits` must be given, for `{type(rounding).__name__}`. Received: bits=None")
-    return signed_levels(bits)
+    return levels
 
 
-def levels_of_signs(rounding, bits):
+def levels_of_signs(rounding: "Rounding", bits: int | None) -> Levels:
     """Return the levels -1 to 1 of a rounding without `bits`.
 
     Raises:
@@ -57,7 +58,9 @@ def levels_of_signs(rounding, bits):
     return Levels(-1, 1)
 
 
-def to_integers(parameter, scale, rounding="floor", levels=None):
+def to_integers(
+    parameter: Tensor, scale: Tensor, rounding: str = "floor", levels: tuple[int, int] | None = None
+) -> Tensor:
     """Return the integers `P_q = round(clip(P / s))`, as floats of the dtype of `parameter`.
 
     Args:
@@ -80,7 +83,7 @@ def to_integers(parameter, scale, rounding="floor", levels=None):
     return ROUNDINGS[rounding](ratio)
 
 
-def is_within(ratio, levels):
+def is_within(ratio: Tensor, levels: tuple[int, int]) -> Tensor:
     """Return the mask of the elements `P / s` that clipping to `levels` leaves alone, the bounds themselves included.
 
     A scale by `"max"` puts the largest element on the highest level, and `lqs.load` puts all elements of an outermost
@@ -118,19 +121,19 @@ class Rounding(Part):
     codebook: Any = None
     clips = True
 
-    def levels_of(self, bits):
+    def levels_of(self, bits: int | None) -> Levels | None:
         """Return the `Levels`, or `None`, for the argument `bits` of `lqs.NestedQuantization`."""
         return signed_levels(bits)
 
-    def initialize(self, parameter, scale):
+    def initialize(self, parameter: Tensor, scale: Tensor) -> None:
         """Give own weights their first values, which may depend on the parameter's."""
 
     @property
-    def follows_parameter(self):
+    def follows_parameter(self) -> bool:
         """Whether there is anything to `initialize`."""
         return type(self).initialize is not Rounding.initialize
 
-    def integers(self, parameter, scale):
+    def integers(self, parameter: Tensor, scale: Tensor) -> Tensor:
         """Return `P_q`, as floats.
 
         Args:
@@ -139,24 +142,24 @@ class Rounding(Part):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `integers`.")
 
-    def training_integers(self, parameter, scale):
+    def training_integers(self, parameter: Tensor, scale: Tensor) -> Tensor:
         """Return `P_q` in a training step, by default `integers`; it may be random, and may assign own weights."""
         return self.integers(parameter, scale)
 
-    def values(self, integers, parameter, scale):
+    def values(self, integers: Tensor, parameter: Tensor, scale: Tensor) -> Tensor:
         """Return what the integers stand for in units of the scale, `P_r / s`: by default themselves.
 
         Its gradient reaches the weights of the rounding, and the parameter, in addition to `parameter_gradient`.
         """
         return integers
 
-    def parameter_gradient(self, upstream, parameter, scale):
+    def parameter_gradient(self, upstream: Tensor, parameter: Tensor, scale: Tensor) -> Tensor:
         """Return the gradient of `P` from that of `P_r`: the straight-through estimator, 0 where clipped."""
         if self.levels is None:
             return upstream
         return ops.where(is_within(ops.divide(parameter, scale), self.levels), upstream, ops.zeros_like(upstream))
 
-    def parameter_of(self, integers, scale):
+    def parameter_of(self, integers: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Return NumPy's array of a parameter with these integers, far from where others begin."""
         return integers.astype(scale.dtype) * scale
 
@@ -164,26 +167,26 @@ class Rounding(Part):
 class NamedRounding(Rounding):
     """The rounding that a name among `ROUNDINGS` stands for."""
 
-    def __init__(self, rounding, **kwargs):
+    def __init__(self, rounding: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rounding = rounding
 
-    def integers(self, parameter, scale):
+    def integers(self, parameter: Tensor, scale: Tensor) -> Tensor:
         return to_integers(parameter, scale, self.rounding, self.levels)
 
-    def parameter_gradient(self, upstream, parameter, scale):
+    def parameter_gradient(self, upstream: Tensor, parameter: Tensor, scale: Tensor) -> Tensor:
         if self.levels is None or self.rounding == "nearest":
             return super().parameter_gradient(upstream, parameter, scale)
         # Rounded down, the whole bin of the highest integer is within the levels.
         ratio, (lowest, highest) = ops.divide(parameter, scale), self.levels
         return ops.where((ratio >= lowest) & (ratio < highest + 1), upstream, ops.zeros_like(upstream))
 
-    def parameter_of(self, integers, scale):
+    def parameter_of(self, integers: np.ndarray, scale: np.ndarray) -> np.ndarray:
         middle = np.asarray(MIDDLES[self.rounding], scale.dtype)
         return (integers.astype(scale.dtype) + middle) * scale
 
 
-def validate_rounding(rounding):
+def validate_rounding(rounding: Any) -> str | Rounding:
     """Return `rounding` if it names a rounding, or is one.
 
     Raises:
@@ -196,7 +199,7 @@ def validate_rounding(rounding):
     )
 
 
-def with_gradient(values, straight):
+def with_gradient(values: Tensor, straight: Tensor) -> Tensor:
     """Return `values`, bit for bit, with the gradient of `straight` besides their own: the straight-through estimator.
 
     Example:

@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from lqs.parts import Levels, Part
+from lqs.reductions import is_for_one_pass, sum_and_max_of_tanh
 from lqs.rounding import is_within
 from lqs.scales import FLOAT32_EPSILON, MEASURES, validate_measure
 from lqs.strengths import add_strength, strength_value, validate_strength
@@ -65,14 +66,38 @@ def gradient_ratio(upstream, parameter, integers, scale, axes, threshold, update
     >>> np.asarray(gradient_ratio(upstream, integers, integers, scale, (1,), 0.5), "float64").round(4).tolist()
     [[-0.9242], [0.0]]
     """
-    magnitude = ops.abs(integers)
-    ratio = sensitivity_ratio(upstream, magnitude * scale)
-    # tanh is odd, so min() selects both cases at once: r >= lam gives tanh(0) = 0.
-    votes = ops.tanh(ops.minimum(ratio - threshold, 0.0))
-    mean_vote = ops.mean(votes, axis=axes, keepdims=True)
+    take = _in_one_pass if is_for_one_pass(integers, axes) else _mean_and_largest
+    mean_vote, largest = take(upstream, integers, scale, axes, threshold)
     if update_stalled:
         mean_vote = ops.where(mean_vote == 0.0, -ops.tanh(threshold), mean_vote)
-    return mean_vote * ops.max(magnitude, axis=axes, keepdims=True)
+    return mean_vote * largest
+
+
+def _mean_and_largest(upstream, integers, scale, axes, threshold):
+    """Return the mean vote and the largest integer in magnitude of each scale."""
+    magnitude = ops.abs(integers)
+    votes = ops.tanh(_capped_difference(upstream, magnitude * scale, threshold))
+    return ops.mean(votes, axis=axes, keepdims=True), ops.max(magnitude, axis=axes, keepdims=True)
+
+
+def _in_one_pass(upstream, integers, scale, axes, threshold):
+    """Return the same from `P_r`, which the forward pass has written; see `lqs.reductions`."""
+    reconstructed = integers * scale
+
+    def terms():
+        return _capped_difference(upstream, reconstructed, threshold), ops.abs(reconstructed)
+
+    total, largest = sum_and_max_of_tanh(terms, threshold)
+    # An integer up to 2**21 differs from its quotient by less than this; others are values of a codebook.
+    quotient = largest / scale
+    integer = ops.round(quotient)
+    largest = ops.where(ops.abs(quotient - integer) <= 2.0**-22 * quotient, integer, quotient)
+    return total / upstream.shape[-1], largest
+
+
+def _capped_difference(upstream, reconstructed, threshold):
+    """Return `min(r - lam, 0)`. As `tanh` is odd, its `tanh` is the vote in both cases: 0 where `r >= lam`."""
+    return ops.minimum(sensitivity_ratio(upstream, reconstructed) - threshold, 0.0)
 
 
 def straight_through(upstream, parameter, integers, scale, axes, levels=None):

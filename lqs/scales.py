@@ -10,12 +10,14 @@ where `levels` is the pair of the lowest and the highest integer. `lqs.rules.Mea
 
 import math
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from lqs.granularity import scale_shape, sharing_axes
+from lqs.granularity import Granularity, scale_shape, sharing_axes
+from lqs.parts import Tensor
 
 FLOAT32_EPSILON = 2.0**-23
 MIN_SCALE = 100 * FLOAT32_EPSILON
@@ -34,17 +36,17 @@ class MinValue(keras.constraints.Constraint):
     [0.5, 2.0]
     """
 
-    def __init__(self, minimum):
+    def __init__(self, minimum: float) -> None:
         self.minimum = minimum
 
-    def __call__(self, value):
+    def __call__(self, value: Tensor) -> Tensor:
         return ops.maximum(value, ops.cast(self.minimum, value.dtype))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"minimum": self.minimum}
 
 
-def max_scale(parameter, axes, levels):
+def max_scale(parameter: Tensor, axes: tuple[int, ...], levels: tuple[int, int]) -> Tensor:
     """Return `max(abs(P)) / highest`: the highest integer stands for the largest element.
 
     This is min-max quantization (Jacob et al. 2018, arXiv 1712.05877) in its symmetric form, that of weights.
@@ -57,7 +59,7 @@ def max_scale(parameter, axes, levels):
     return ops.max(ops.abs(parameter), axis=axes, keepdims=True) / levels[1]
 
 
-def mean_scale(parameter, axes, levels):
+def mean_scale(parameter: Tensor, axes: tuple[int, ...], levels: tuple[int, int]) -> Tensor:
     """Return `mean(abs(P))`, with which signs are nearest to `P` (XNOR-Net, Rastegari et al. 2016, arXiv 1603.05279).
 
     Example:
@@ -68,7 +70,7 @@ def mean_scale(parameter, axes, levels):
     return ops.mean(ops.abs(parameter), axis=axes, keepdims=True)
 
 
-def lsq_scale(parameter, axes, levels):
+def lsq_scale(parameter: Tensor, axes: tuple[int, ...], levels: tuple[int, int]) -> Tensor:
     """Return `2 mean(abs(P)) / sqrt(highest)`, from which LSQ starts (Esser et al. 2020, arXiv 1902.08153).
 
     Example:
@@ -82,13 +84,13 @@ def lsq_scale(parameter, axes, levels):
 TERNARY_THRESHOLD = 0.7
 
 
-def is_large(parameter, axes):
+def is_large(parameter: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return the mask of the elements that TWN does not round to zero: `abs(P) > 0.7 mean(abs(P))`."""
     magnitude = ops.abs(parameter)
     return magnitude > TERNARY_THRESHOLD * ops.mean(magnitude, axis=axes, keepdims=True)
 
 
-def ternary_scale(parameter, axes, levels):
+def ternary_scale(parameter: Tensor, axes: tuple[int, ...], levels: tuple[int, int]) -> Tensor:
     """Return the mean of `abs(P)` over the elements that `is_large` (TWN, Li et al. 2016, arXiv 1605.04711).
 
     Example: of 4, 0 and 2 in magnitude, the mean is 2 and the threshold 1.4.
@@ -105,7 +107,7 @@ MEASURES = {"max": max_scale, "mean": mean_scale, "lsq": lsq_scale, "ternary": t
 _NEED_LEVELS = ("max", "lsq")
 
 
-def validate_measure(argument, name, levels):
+def validate_measure(argument: str, name: Any, levels: tuple[int, int] | None) -> None:
     """Raise unless `name` is among `MEASURES` and, if it depends on `levels`, there are some.
 
     Raises:
@@ -117,7 +119,7 @@ def validate_measure(argument, name, levels):
         raise ValueError(f"Argument `bits` must be given, for a scale by the measure {name!r}. Received: bits=None")
 
 
-def validate_initial_scale(initial_scale, levels):
+def validate_initial_scale(initial_scale: Any, levels: tuple[int, int] | None) -> float | str:
     """Return the initial scale as a float or as a name among `MEASURES`; for `None` the default.
 
     That is `MIN_SCALE` where integers are unbounded. With `bits` it is `"max"`, with which nothing is clipped.
@@ -139,7 +141,7 @@ def validate_initial_scale(initial_scale, levels):
     return float(initial_scale)
 
 
-def validate_parametrization(parametrization):
+def validate_parametrization(parametrization: Any) -> str:
     """Return `parametrization` if it is among `PARAMETRIZATIONS`.
 
     Raises:
@@ -153,7 +155,7 @@ def validate_parametrization(parametrization):
     return parametrization
 
 
-def log_of(scale):
+def log_of(scale: np.ndarray) -> np.ndarray:
     """Return logarithms of an array whose exponentials are the array again, bit for bit where there are such.
 
     Example:
@@ -184,10 +186,19 @@ class Scale:
         weight: the variable, trainable if the scale is learned.
     """
 
-    def __init__(self, layer, granularity, shape, levels, initial_scale, parametrization, measure=None):
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        granularity: Granularity,
+        shape: tuple[int, ...],
+        levels: tuple[int, int] | None,
+        initial_scale: float | str | None,
+        parametrization: str,
+        measure: Any = None,
+    ) -> None:
         self.levels, self.initial_scale, self.measure = levels, initial_scale, measure
         self.axes, self.is_log = sharing_axes(granularity, len(shape)), parametrization == "log"
-        initial = MIN_SCALE if isinstance(initial_scale, str) else initial_scale
+        initial = initial_scale if isinstance(initial_scale, float) else MIN_SCALE
         self.weight = layer.add_weight(
             name="log_scale" if self.is_log else "scale",
             shape=scale_shape(granularity, shape),
@@ -197,39 +208,39 @@ class Scale:
         )
 
     @property
-    def value(self):
+    def value(self) -> Tensor:
         """The scale `s`, of the rank of the parameter."""
         return ops.exp(self.weight) if self.is_log else self.weight
 
     @property
-    def follows_parameter(self):
+    def follows_parameter(self) -> bool:
         """Whether initial values depend on those of the parameter."""
         return self.measure is not None or isinstance(self.initial_scale, str)
 
-    def weight_of(self, scale):
+    def weight_of(self, scale: np.ndarray) -> np.ndarray:
         """Return the array that the weight has if the scale is the given array."""
         return log_of(scale) if self.is_log else scale
 
-    def assign(self, scale):
+    def assign(self, scale: Tensor) -> None:
         """Assign a tensor, `MIN_SCALE` where it is smaller."""
         scale = ops.maximum(ops.cast(scale, self.weight.dtype), MIN_SCALE)
         self.weight.assign(ops.log(scale) if self.is_log else scale)
 
-    def follow(self, parameter):
+    def follow(self, parameter: Tensor) -> None:
         """Assign what is measured on the parameter, if the scale is not learned."""
         if self.measure is not None:
             self.assign(self.measure(ops.stop_gradient(parameter)))
 
-    def initialize(self, parameter):
+    def initialize(self, parameter: Tensor) -> None:
         """Assign the initial scale where it depends on the parameter."""
         if self.measure is not None:
             self.follow(parameter)
         elif isinstance(self.initial_scale, str):
-            scale = MEASURES[self.initial_scale](parameter, self.axes, self.levels)
+            scale = MEASURES[self.initial_scale](parameter, self.axes, self.levels or (-1, 1))
             # A learned scale must be able to grow: by what is clipped it would not.
             self.assign(ops.where(scale < MIN_SCALE, RANGE_OF_ZEROS / (self.levels or (-1, 1))[1], scale))
 
-    def warn_of_clipping(self, parameter):
+    def warn_of_clipping(self, parameter: Tensor) -> None:
         """Warn of an initial scale that was given as a number, and clips much of the parameter."""
         if self.levels is None or self.follows_parameter:
             return

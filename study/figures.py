@@ -4,6 +4,7 @@ The same colour means the same method in every figure (`method_colors`); publish
 """
 
 import io
+import os
 from pathlib import Path
 
 import matplotlib
@@ -49,12 +50,21 @@ def method_colors():
     return dict(zip(METHOD_LABELS, cycle, strict=False))
 
 
-def save(figure, name, folder=FIGURES):
+def save(figure, name, folder=None):
     """Write a figure as `<folder>/<name>.pdf` and `.png`, byte for byte the same for the same figure.
+
+    Args:
+        figure: `matplotlib.figure.Figure`.
+        name: of the files.
+        folder: by default the environment variable `LQS_FIGURES`, which may be empty: then nothing is written, as in
+            the tests of the notebooks; else `figures`.
 
     Returns:
         The two paths.
     """
+    folder = os.environ.get("LQS_FIGURES", FIGURES) if folder is None else folder
+    if not str(folder):
+        return []
     dates = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
     paths = []
     for suffix, metadata in dates.items():

@@ -17,7 +17,7 @@ LIBRARY = """
     _keras strengths parts
     granularity
     scales
-    rounding
+    rounding reductions
     rules
     penalties
     quantizer

@@ -1,5 +1,6 @@
 """Tests of `lqs.control`: the file gets the size that is asked for, and training is not disturbed by looking at it."""
 
+import functools
 import math
 
 import keras
@@ -8,8 +9,9 @@ import pytest
 
 import lqs
 from lqs.file.sizes import file_bytes, fp32_bytes, size_report
-from lqs.inspection import quantized_parameters, to_numpy
+from lqs.inspection import penalties, quantized_parameters, to_numpy
 
+IS_JAX = keras.backend.backend() == "jax"
 NUM_STEPS, BATCH_SIZE = 16, 64
 
 
@@ -25,13 +27,34 @@ def prototype(penalty, **arguments):
     return lqs.NestedQuantization("scalar", lqs.StraightThrough(), penalty, "nearest", initial_scale=0.02, **arguments)
 
 
-def network(kernel="default", bias="default", **arguments):
+def new_network(kernel="default", bias="default", **arguments):
     """Return a compiled network of 48·32 + 32 parameters."""
     keras.utils.set_random_seed(1)
     default = prototype(lqs.CodeLengthPenalty(0.01))
     kernel, bias = (default if choice == "default" else choice for choice in (kernel, bias))
     model = lqs.quantize(keras.Sequential([keras.Input((48,)), keras.layers.Dense(32, name="only")]), kernel, bias)
-    model.compile(keras.optimizers.Adam(0.01), "mse", **arguments)
+    model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=IS_JAX, **arguments)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+@functools.cache
+def compiled_once(parametrization, **arguments):
+    """Return a network and the values of all of its variables."""
+    code_length = prototype(lqs.CodeLengthPenalty(0.01), parametrization=parametrization)
+    model = new_network(code_length, **arguments)
+    return model, [to_numpy(variable.value).copy() for variable in all_variables(model)]
+
+
+def all_variables(model):
+    return [*model.variables, *model.optimizer.variables]
+
+
+def network(parametrization="log", **arguments):
+    """Return such a network as it begins: always the same one, so that its training step is compiled once."""
+    model, initial = compiled_once(parametrization, **arguments)
+    for variable, value in zip(all_variables(model), initial, strict=True):
+        variable.assign(value)
     return model
 
 
@@ -49,8 +72,7 @@ def rates(model):
     return [float(to_numpy(quantizer.penalty.rate.value)) for _, quantizer in quantized_parameters(model)]
 
 
-@pytest.mark.parametrize("argument", ["bytes", "ratio"])
-@pytest.mark.parametrize("size", [1000, 1080])
+@pytest.mark.parametrize("size, argument", [(1000, "bytes"), (1080, "ratio")])
 def test_file_gets_the_size_that_is_asked_for(size, argument):
     """Within 3 %: a warning would be an error here."""
     model = network()
@@ -64,12 +86,12 @@ def test_file_gets_the_size_that_is_asked_for(size, argument):
 @pytest.mark.parametrize("parametrization", ["log", "linear"])
 def test_scales_reach_the_size_where_rates_cannot(size, parametrization):
     """With a learning rate of zero. An update that sees the size right leaves every scale as it is."""
-    model = network(prototype(lqs.CodeLengthPenalty(0.01), parametrization=parametrization))
+    model = network(parametrization)
     model.optimizer.learning_rate = 0.0
     before = values(model)
-    fit(model, lqs.TargetSize(bytes=size, ramp=0, num_updates=32, tolerance=9.0, scale_gain=0), epochs=2)
+    fit(model, lqs.TargetSize(bytes=size, ramp=0, num_updates=2, tolerance=9.0, scale_gain=0), epochs=2)
     np.testing.assert_array_equal(before[0], values(model)[0])
-    assert abs(file_bytes(model) / size - 1) > 0.1
+    assert abs(file_bytes(model) / size - 1) > 0.05
     fit(model, lqs.TargetSize(bytes=size, ramp=0, bump=0, num_updates=32), epochs=2)
     assert file_bytes(model) == pytest.approx(size, rel=0.03)
     kernel, bias = (float(to_numpy(quantizer.scale).squeeze()) for _, quantizer in quantized_parameters(model))
@@ -94,7 +116,7 @@ class Recorder(keras.callbacks.Callback):
         self.scales = []
 
     def on_train_batch_end(self, batch, logs=None):
-        if keras.backend.backend() == "jax":
+        if IS_JAX:
             self.model.jax_state_sync()
         self.scales.append(float(to_numpy(quantized_parameters(self.model)[0][1].scale).squeeze()))
 
@@ -104,6 +126,13 @@ def test_floor_of_the_scales_holds():
     model.optimizer.learning_rate = 0.0
     fit(model, lqs.TargetSize(bytes=10**6, num_updates=16, tolerance=99.0, scale_gain=9.0))
     assert float(to_numpy(quantized_parameters(model)[0][1].scale).squeeze()) == pytest.approx(lqs.MIN_SCALE)
+
+
+def bytes_with_rate(model, rate):
+    """Return the bytes of a file; the digits of its rates are in the header, and the last update changes them."""
+    for penalty in penalties(model):
+        penalty.rate.assign(rate)
+    return file_bytes(model)
 
 
 def test_history_follows_from_sizes_alone():
@@ -125,8 +154,9 @@ def test_history_follows_from_sizes_alone():
         rate *= math.exp(0.25 * error + 0.75 * (error - before))
         before = error
         assert after == pytest.approx(rate, rel=1e-5)
-    assert len(set(sizes)) > 5 and sizes[-1] == file_bytes(model)  # those of the network as it is, not as it was
     assert rates(model) == [found[-1]] * 2
+    assert len(set(sizes)) > 5
+    assert sizes[-1] == bytes_with_rate(model, found[-2])  # of the network as it is, not as it was
 
 
 def test_without_a_ramp_the_reference_is_above_the_target_until_the_end():
@@ -136,7 +166,7 @@ def test_without_a_ramp_the_reference_is_above_the_target_until_the_end():
 
 
 def test_rates_of_all_penalties_change_together():
-    model = network(
+    model = new_network(
         prototype(lqs.CodeLengthPenalty(0.02)), prototype(lqs.InversePenalty(0.0001), parametrization="linear")
     )
     callback = lqs.TargetSize(bytes=900, num_updates=8, tolerance=9.0)
@@ -163,7 +193,7 @@ def test_several_steps_per_execution(epochs):
     fit(model, callback, epochs=epochs, validation_data=(x[:100], y[:100]))
     shares = [share for share, _, _, _ in callback.history]
     np.testing.assert_allclose(shares, np.arange(1, 4 * epochs + 1) / 4 / epochs)
-    assert callback.history[-1][1] == file_bytes(model)
+    assert callback.history[-1][1] == bytes_with_rate(model, callback.history[-2][3])
 
 
 def test_unknown_number_of_steps_is_an_update_an_epoch():
@@ -195,15 +225,15 @@ def test_second_fit_starts_from_the_rate_of_the_first():
     assert len(more) == 3 and after == pytest.approx(rate * (size / reference) ** 0.3, rel=1e-5)
 
 
-@keras.saving.register_keras_serializable("test_target")
+@keras.saving.register_keras_serializable("test_control")
 class CountingPenalty(lqs.CodeLengthPenalty):
     """Counts how often its term is traced."""
 
     calls = 0
 
-    def term(self, parameter, scale, axes):
+    def term(self, parameter, scale):
         CountingPenalty.calls += 1
-        return super().term(parameter, scale, axes)
+        return super().term(parameter, scale)
 
 
 def test_looking_at_the_size_changes_nothing_and_retraces_nothing():
@@ -211,7 +241,7 @@ def test_looking_at_the_size_changes_nothing_and_retraces_nothing():
     results, calls = [], []
     gains = dict.fromkeys(("integral", "proportional", "scale_gain"), 0)
     for callbacks in ([], [lqs.TargetSize(bytes=1000, num_updates=7, **gains, tolerance=9.0)]):
-        model = network(prototype(CountingPenalty(0.01)), prototype(CountingPenalty(0.01)))
+        model = new_network(prototype(CountingPenalty(0.01)), prototype(CountingPenalty(0.01)))
         before = CountingPenalty.calls
         fit(model, *callbacks, epochs=3)
         results.append(values(model))
@@ -240,7 +270,7 @@ def test_size_that_is_not_reached_is_warned_of(request_):
 
 def test_size_that_cannot_be():
     """Less than the header, the scales, and what is not quantized take alone."""
-    model = network(bias=None)
+    model = new_network(bias=None)
     report = size_report(model)["file_bytes"]
     fixed = report[["header", "scales", "other variables"]].sum()
     assert fixed > 32 * 4
@@ -255,24 +285,26 @@ def test_model_without_rates_to_start_from():
     float_network = keras.Sequential([keras.Input((48,)), keras.layers.Dense(32)])
     float_network.compile("sgd", "mse")
     some, none = (prototype(lqs.CodeLengthPenalty(rate)) for rate in (0.5, 0))
-    for model, found in [(float_network, r"\[\]"), (network(none, some), r"\[0.0, 0.5\]")]:
+    for model, found in [(float_network, r"\[\]"), (new_network(none, some), r"\[0.0, 0.5\]")]:
         with pytest.raises(ValueError, match=f"penalties have positive rates to start from. Received: rates {found}"):
             fit(model, lqs.TargetSize(bytes=1000))
 
 
 def test_parameter_without_a_penalty_is_left_alone():
     """Its scale is neither trained nor moved by the callback."""
-    model = network(bias=lqs.NestedQuantization(rule=lqs.Frozen(), initial_scale=0.5))
+    model = new_network(bias=lqs.NestedQuantization(rule=lqs.Frozen(), initial_scale=0.5))
     fit(model, lqs.TargetSize(bytes=1000, tolerance=9.0))
     assert float(to_numpy(quantized_parameters(model)[1][1].scale).squeeze()) == 0.5
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("arguments", [{}, {"bytes": 1000, "ratio": 10}])
 def test_not_exactly_one_request(arguments):
     with pytest.raises(ValueError, match="Give one of `bytes` and `ratio`. Received: bytes="):
         lqs.TargetSize(**arguments)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["bytes", "ratio", "num_updates", "tolerance"])
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, True, "1000", [1000]])
 def test_bad_number(name, value):
@@ -281,18 +313,21 @@ def test_bad_number(name, value):
         lqs.TargetSize(**arguments)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("value", [-0.1, 1, 1.5, math.nan, True, "0.2", None])
 def test_bad_ramp(value):
     with pytest.raises(ValueError, match="Argument `ramp` must be a share, from 0 to less than 1. Received: ramp="):
         lqs.TargetSize(bytes=1000, ramp=value)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("value", [math.nan, math.inf, True, "0.2", None])
 def test_bad_bump(value):
     with pytest.raises(ValueError, match="Argument `bump` must be a finite number. Received: bump="):
         lqs.TargetSize(bytes=1000, bump=value)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["integral", "proportional", "scale_gain"])
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, True, "0.2", None])
 def test_bad_gain(name, value):

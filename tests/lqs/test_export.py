@@ -1,16 +1,21 @@
 """Exports to ONNX and LiteRT: read back by their runtimes, integers and scales in the file, what is left in float."""
 
+import contextlib
+import functools
+import re
 import sys
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from models import build, stack
 
 import lqs
 from lqs.export import BITS, export_litert, export_onnx, packed, smallest_type
 from lqs.inspection import quantized_parameters
 
+REASON = "needs the extra `deploy`"
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 exporting = pytest.mark.skipif(not IS_TENSORFLOW, reason="Keras exports to these formats on the TensorFlow backend")
 pytestmark = [
@@ -28,8 +33,12 @@ def log(granularity="scalar", **arguments):
 
 
 def quantized(model, kernel, bias=None):
-    """Return `model` quantized, with normal parameters of deviation 1/2 and scales up to twice the initial ones."""
-    model, rng = lqs.quantize(model, kernel, bias), np.random.default_rng(5)
+    return randomized(lqs.quantize(model, kernel, bias))
+
+
+def randomized(model):
+    """Return a quantized `model`, with normal parameters of deviation 1/2 and scales up to twice the initial ones."""
+    rng = np.random.default_rng(5)
     for variable, quantizer in quantized_parameters(model):
         scale = ops.convert_to_numpy(quantizer.scale) * (1 + rng.random(quantizer.scale.shape))
         quantizer.scale_weight.assign(quantizer.scale_weight_of(scale.astype("float32")))
@@ -41,25 +50,59 @@ def quantized(model, kernel, bias=None):
     return model
 
 
-def stack(shape, *stacked, dtype="float32"):
-    return keras.Sequential([keras.Input(shape, dtype=dtype), *stacked])
-
-
 def dense(num_inputs=20, units=9):
     return stack((num_inputs,), layers.Dense(units, "relu", name="hidden"), layers.Dense(5, name="output"))
 
 
-def convolution():
+def side_by_side(shape, branches, prototypes):
+    """Return branches of one network, each with quantizers of its own, and two layers or more with parameters.
+
+    Args:
+        shape: of the input.
+        branches: dictionary from a name, with which the names of its layers begin, to layers.
+        prototypes: dictionary from the name to the prototypes for kernels and biases.
+    """
+    inputs, outputs = keras.Input(shape), []
+    for name, members in branches.items():
+        hidden = inputs
+        for index, layer in enumerate(members):
+            layer.name = f"{name}_{index}"
+            hidden = layer(hidden)
+        outputs.append(hidden)
+    model = keras.Model(inputs, outputs)
+    for name, (kernel, bias) in prototypes.items():
+        model = lqs.quantize(model, kernel, bias, where=lambda layer, _, name=name: layer.name[:-2] == name)
+    return randomized(model)
+
+
+def dense_branches():
+    prototypes = {
+        "row": (prototype("row"), prototype()),
+        "column": (prototype("column"), prototype((0,))),
+        "scalar_zero_biases": (prototype(scale=0.02), None),
+        "row_int8": (prototype("row", scale=0.02), prototype(scale=0.02)),
+        "scalar_int16": (prototype(scale=0.001), None),
+        "column_int16": (prototype("column", 0.001), None),
+        "beyond_int16": (prototype(scale=0.00002), None),
+    }
+    branches = {name: [layers.Dense(9, "relu"), layers.Dense(5)] for name in prototypes}
+    return side_by_side((20,), branches, prototypes)
+
+
+def convolution_branches():
     """Without a bias before the normalization: an exporter that knew the kernel would fold the two."""
-    norm = [layers.Conv2D(4, 3, padding="same", use_bias=False), layers.BatchNormalization(), layers.ReLU()]
-    return stack((8, 7, 2), *norm, layers.DepthwiseConv2D(3), layers.Conv2D(5, (2, 3)), layers.Flatten())
+    prototypes = {
+        "channel": (prototype("channel"), prototype()),
+        "filter": (prototype("filter"), prototype((0,))),
+        "logarithm": (log("channel"), log(rounding="nearest")),
+        "two_axes": (prototype((0, 1)), None),
+    }
 
+    def members():
+        norm = [layers.Conv2D(4, 3, padding="same", use_bias=False), layers.BatchNormalization(), layers.ReLU()]
+        return [*norm, layers.DepthwiseConv2D(3), layers.Conv2D(5, (2, 3)), layers.Flatten()]
 
-def two_inputs():
-    """Two inputs, two outputs, a shared layer."""
-    inputs, shared = [keras.Input((4,), name="a"), keras.Input((3,), name="b")], layers.Dense(4, "tanh")
-    hidden = layers.Concatenate()([shared(inputs[0]), inputs[1]])
-    return keras.Model(inputs, [layers.Dense(2)(shared(hidden[:, 3:])), 2 * hidden])
+    return side_by_side((8, 7, 2), {name: members() for name in prototypes}, prototypes)
 
 
 def own_layers():
@@ -76,25 +119,45 @@ def embedding(recurrent):
     return quantized(model, prototype("row"), prototype())
 
 
-# name: (model, type of the quantized parameters in ONNX, in LiteRT)
+INT4 = {"": ("int4", "int4")}
+BEYOND = r"integers -\d+…\d+ beyond "
+# name: (model, {start of a path: types of the quantized parameters in ONNX and LiteRT, or why they are left in float})
 MODELS = {
-    "row": (lambda: quantized(dense(), prototype("row"), prototype()), "int4", "int4"),
-    "column": (lambda: quantized(dense(), prototype("column"), prototype((0,))), "int4", "int4"),
-    "scalar, zero biases": (lambda: quantized(dense(), prototype(scale=0.02)), "int8", "int8"),
-    "row, int8": (lambda: quantized(dense(), prototype("row", scale=0.02)), "int8", "int8"),
-    "scalar, int16": (lambda: quantized(dense(), prototype(scale=0.001)), "int16", "int16"),
-    "column, int16": (lambda: quantized(dense(), prototype("column", 0.001)), "int16", "float32"),
-    "beyond int16": (lambda: quantized(dense(), prototype(scale=0.00002)), "float32", "float32"),
-    "channel": (lambda: quantized(convolution(), prototype("channel"), prototype()), "int4", "int4"),
-    "filter": (lambda: quantized(convolution(), prototype("filter"), prototype((0,))), "int4", "int4"),
-    "logarithm": (lambda: quantized(convolution(), log("channel"), log(rounding="nearest")), "int4", "int4"),
-    "two axes": (lambda: quantized(convolution(), prototype((0, 1))), "float32", "float32"),
-    "two inputs": (lambda: quantized(two_inputs(), prototype("row"), prototype()), "int4", "int4"),
-    "own layers": (own_layers, "int4", "int4"),
-    "Embedding": (lambda: embedding(recurrent=False), "int4", "int4"),
-    "Embedding, LSTM": (lambda: embedding(recurrent=True), "int4", "int4"),
-    "float": (lambda: dense(), None, None),
-}
+    "dense": (dense_branches, {
+        "row_0": ("int4", "int4"),
+        "row_1": ("int4", "int4"),
+        "column_0": ("int4", "int4"),
+        "column_1": ("int4", "int4"),
+        "scalar_zero_biases": ("int8", "int8"),
+        "row_int8": ("int8", "int8"),
+        "scalar_int16": ("int16", "int16"),
+        "column_int16": ("int16", BEYOND + "int8"),
+        "beyond_int16": (BEYOND + "int16", BEYOND + "int16"),
+    }),
+    "convolution": (convolution_branches, {
+        "channel": ("int4", "int4"),
+        "filter": ("int4", "int4"),
+        "logarithm": ("int4", "int4"),
+        "two_axes": ("scales vary along 2 axes", "scales vary along 2 axes"),
+    }),
+    "two inputs": (lambda: quantized(build("two inputs"), prototype("row"), prototype()), INT4),
+    "own layers": (own_layers, INT4),
+    "Embedding": (lambda: embedding(recurrent=False), INT4),
+    "Embedding, LSTM": (lambda: embedding(recurrent=True), INT4),
+    "float": (dense, {}),
+}  # fmt: skip
+
+
+@functools.cache
+def model_of(kind):
+    """Return the network `kind`, of which no test may change a weight."""
+    return MODELS[kind][0]()
+
+
+def expected_of(kind, path, column):
+    """Return the type, and the pattern of the reason for float, that are expected of a quantized parameter."""
+    entry = next(entry for start, entry in MODELS[kind][1].items() if path.startswith(start))[column]
+    return (entry, "") if entry in BITS else ("float32", entry)
 
 
 def inputs_of(model, rng, num=3):
@@ -112,7 +175,7 @@ def predict(model, inputs):
 
 
 def run_onnx(path, inputs, exact=True):
-    runtime = pytest.importorskip("onnxruntime", reason="needs the extra `deploy`")
+    runtime = pytest.importorskip("onnxruntime", reason=REASON)
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     if exact:
@@ -123,7 +186,7 @@ def run_onnx(path, inputs, exact=True):
 
 
 def interpreter(path):
-    return pytest.importorskip("ai_edge_litert.interpreter", reason="needs the extra `deploy`").Interpreter(str(path))
+    return pytest.importorskip("ai_edge_litert.interpreter", reason=REASON).Interpreter(str(path))
 
 
 def run_litert(path, inputs):
@@ -138,55 +201,75 @@ def assert_close(outputs, expected):
         np.testing.assert_allclose(output, target, rtol=1e-5, atol=2e-6 * np.abs(target).max())
 
 
-def assert_table(table, model, stored):
+def assert_table(table, kind, column):
     """One row per weight; the quantized ones with the range of their integers and the type, or a reason."""
+    model = model_of(kind)
     assert len(table) == len(lqs.dequantize(model).weights)
-    integers = {path: array for path, array in lqs.inspection.model_integers(model).items()}
+    integers = lqs.inspection.model_integers(model)
     for row in table.itertuples():
         array = integers.pop(row.parameter, None)
         if array is None:
             assert (row.stored, row.reason) == ("float32", "not quantized")
             continue
         assert (row.min, row.max, row.shape) == (array.min(), array.max(), array.shape)
-        assert row.stored == stored and (row.reason != "") == (stored == "float32")
+        stored, reason = expected_of(kind, row.parameter, column)
+        assert row.stored == stored and re.fullmatch(reason, row.reason)
+        assert "beyond" not in reason or row.reason.startswith(f"integers {row.min}…{row.max} ")
     assert not integers
+
+
+@contextlib.contextmanager
+def unchanged(model):
+    before = [ops.convert_to_numpy(variable) for variable in model.weights]
+    yield
+    for variable, kept in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), kept)
 
 
 @exporting
 @pytest.mark.parametrize("kind", MODELS)
 def test_onnx(kind, rng, tmp_path):
-    """Predictions are Keras's; the file holds the integers, in the type that the table says."""
-    onnx = pytest.importorskip("onnx", reason="needs the extra `deploy`")
-    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
-    make, stored, _ = MODELS[kind]
-    model, path = make(), tmp_path / "model.onnx"
-    table = export_onnx(model, path)
-    assert_table(table, model, stored)
+    """Predictions are Keras's; the file holds the integers, in the type that the table says; the network stays."""
+    onnx = pytest.importorskip("onnx", reason=REASON)
+    pytest.importorskip("tf2onnx", reason=REASON)
+    model, path = model_of(kind), tmp_path / "model.onnx"
     inputs = inputs_of(model, rng)
-    assert_close(run_onnx(path, inputs), predict(model, inputs))
+    expected = predict(model, inputs)
+    with unchanged(model):
+        table = export_onnx(model, path)
+    assert_table(table, kind, 0)
+    assert_close(run_onnx(path, inputs), expected)
+    for output, kept in zip(predict(model, inputs), expected, strict=True):
+        np.testing.assert_array_equal(output, kept)
     graph = onnx.load(path).graph
     assert len(graph.input) == len(model.inputs)
     found = [value for value in graph.initializer if value.name.endswith("/integers")]
-    expected = {path: array for path, array in lqs.inspection.model_integers(model).items() if stored != "float32"}
-    assert len(found) == len(expected)
-    for (name, integers), value in zip(expected.items(), found, strict=True):
-        assert value.name.startswith(name) and value.data_type == getattr(onnx.TensorProto, stored.upper())
-        array = onnx.numpy_helper.to_array(value).astype("int32")
-        np.testing.assert_array_equal(np.sort(array, axis=None), np.sort(integers, axis=None))
+    integers = lqs.inspection.model_integers(model)
+    integers = {path: array for path, array in integers.items() if expected_of(kind, path, 0)[0] != "float32"}
+    assert len(found) == len(integers)
+    for name, array in integers.items():
+        (value,) = [value for value in found if value.name.startswith(f"{name}/")]
+        assert value.data_type == getattr(onnx.TensorProto, expected_of(kind, name, 0)[0].upper())
+        content = onnx.numpy_helper.to_array(value).astype("int32")
+        np.testing.assert_array_equal(np.sort(content, axis=None), np.sort(array, axis=None))
 
 
 @exporting
 @pytest.mark.parametrize("kind", [kind for kind in MODELS if "LSTM" not in kind])
 def test_litert(kind, rng, tmp_path):
     """Predictions are Keras's; the file holds integers of the type that the table says, and the learned scales."""
-    make, _, stored = MODELS[kind]
-    model, path = make(), tmp_path / "model.tflite"
-    table = export_litert(model, path)
-    assert_table(table, model, stored)
+    model, path = model_of(kind), tmp_path / "model.tflite"
     inputs = inputs_of(model, rng)
-    assert_close(run_litert(path, inputs), predict(model, inputs))
+    expected = predict(model, inputs)
+    with unchanged(model):
+        table = export_litert(model, path)
+    assert_table(table, kind, 1)
+    assert_close(run_litert(path, inputs), expected)
+    for output, kept in zip(predict(model, inputs), expected, strict=True):
+        np.testing.assert_array_equal(output, kept)
     tensors = {tensor["name"]: tensor for tensor in interpreter(path).get_tensor_details()}
     for variable, quantizer in quantized_parameters(model):
+        stored, _ = expected_of(kind, variable.path, 1)
         assert (variable.path in tensors) == (stored != "float32")
         if variable.path in tensors:
             scales = tensors[variable.path]["quantization_parameters"]["scales"]
@@ -196,7 +279,7 @@ def test_litert(kind, rng, tmp_path):
 @exporting
 def test_litert_recurrent_needs_operators_of_tensorflow(tmp_path):
     """So does Keras's own export of the float network."""
-    model = embedding(recurrent=True)
+    model = model_of("Embedding, LSTM")
     assert set(export_litert(model, tmp_path / "integers.tflite").stored) == {"int4"}
     lqs.dequantize(model).export(tmp_path / "float.tflite", format="litert", verbose=False)
     for name in ("integers", "float"):
@@ -204,30 +287,12 @@ def test_litert_recurrent_needs_operators_of_tensorflow(tmp_path):
             interpreter(tmp_path / f"{name}.tflite").allocate_tensors()
 
 
-REASONS = {
-    "two axes": ("scales vary along 2 axes", "scales vary along 2 axes"),
-    "beyond int16": ("beyond int16", "beyond int16"),
-    "column, int16": ("", "beyond int8"),
-}
-
-
-@exporting
-@pytest.mark.parametrize("kind", REASONS)
-def test_reason_for_float(kind, tmp_path):
-    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
-    model = MODELS[kind][0]()
-    for export, reason in zip((export_onnx, export_litert), REASONS[kind], strict=True):
-        row = export(model, tmp_path / "model.tflite").iloc[0]
-        assert row.reason.endswith(reason)
-        assert "beyond" not in reason or row.reason.startswith(f"integers {row['min']}…{row['max']} ")
-
-
 @exporting
 @pytest.mark.parametrize("types, stored", [(["int8"], "int8"), (list(BITS), "int2"), ([], "float32")])
 def test_types(types, stored, rng, tmp_path):
     """The smallest of the types that are asked for; two bits hold -2…1."""
-    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
-    model = quantized(dense(), prototype("row", bits=2), prototype(bits=2))
+    pytest.importorskip("tf2onnx", reason=REASON)
+    model = quantized(dense(), prototype("row", scale=0.5, bits=2), prototype(bits=2))
     inputs = inputs_of(model, rng)
     for export, run in ((export_onnx, run_onnx), (export_litert, run_litert)):
         assert set(export(model, tmp_path / "model", types=types).stored) == {stored}
@@ -238,7 +303,7 @@ def test_types(types, stored, rng, tmp_path):
 @pytest.mark.parametrize("export", [export_onnx, export_litert])
 def test_size(export, tmp_path):
     """Half a byte per integer; per scale 4 bytes, in LiteRT 8 more for its zero point; 5 kB for the rest."""
-    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
+    pytest.importorskip("tf2onnx", reason=REASON)
     model = quantized(dense(512, 256), prototype("row"))
     export(model, tmp_path / "model")
     num_integers, num_scales = 512 * 256 + 256 * 5, 512 + 256
@@ -249,7 +314,7 @@ def test_size(export, tmp_path):
 @exporting
 def test_onnx_runtime_by_default_rounds_activations(rng, tmp_path):
     """To 8 bits, in products with kernels of one scale or one per column: an error of a percent, not of 1e-6."""
-    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
+    pytest.importorskip("tf2onnx", reason=REASON)
     model, path = quantized(dense(512, 64), prototype("column")), tmp_path / "model.onnx"
     export_onnx(model, path)
     inputs = inputs_of(model, rng, num=50)
@@ -259,25 +324,12 @@ def test_onnx_runtime_by_default_rounds_activations(rng, tmp_path):
 
 
 @exporting
-def test_float_network_stays_as_it_is(rng, tmp_path):
-    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
-    model = MODELS["channel"][0]()
-    inputs, before = inputs_of(model, rng), [ops.convert_to_numpy(v) for v in model.weights]
-    expected = predict(model, inputs)
-    export_onnx(model, tmp_path / "model.onnx")
-    export_litert(model, tmp_path / "model.tflite")
-    for value, kept in zip(model.weights, before, strict=True):
-        np.testing.assert_array_equal(ops.convert_to_numpy(value), kept)
-    np.testing.assert_array_equal(predict(model, inputs)[0], expected[0])
-
-
-@exporting
 @pytest.mark.parametrize("export, module, name", [
     (export_onnx, "onnx.checker", "check_model"),
     (export_litert, "tensorflow.lite.tools.flatbuffer_utils", "convert_object_to_bytearray"),
 ])  # fmt: skip
 def test_failure_leaves_the_old_file(export, module, name, tmp_path, monkeypatch):
-    pytest.importorskip("tf2onnx", reason="needs the extra `deploy`")
+    pytest.importorskip("tf2onnx", reason=REASON)
 
     def fail(*args, **kwargs):
         raise RuntimeError("in the middle")
@@ -286,7 +338,7 @@ def test_failure_leaves_the_old_file(export, module, name, tmp_path, monkeypatch
     monkeypatch.setattr(sys.modules[module], name, fail)
     (tmp_path / "model").write_bytes(b"old")
     with pytest.raises(RuntimeError, match="in the middle"):
-        export(MODELS["row"][0](), tmp_path / "model")
+        export(model_of("own layers"), tmp_path / "model")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
@@ -295,7 +347,7 @@ def test_failure_leaves_the_old_file(export, module, name, tmp_path, monkeypatch
 def test_missing_package(missing, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=r'the extra `deploy`: pip install "lqs\[deploy\]"'):
-        export_onnx(MODELS["row"][0](), tmp_path / "model.onnx")
+        export_onnx(model_of("own layers"), tmp_path / "model.onnx")
 
 
 @pytest.mark.skipif(IS_TENSORFLOW, reason="the error on other backends")
@@ -322,6 +374,7 @@ def test_bad_arguments(export, tmp_path):
         export(half, tmp_path / "model")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", BITS)
 def test_every_level_is_packed(name):
     """Unpacked by NumPy's bits, least significant first; an odd number of integers is padded by zeros."""
@@ -335,6 +388,7 @@ def test_every_level_is_packed(name):
     np.testing.assert_array_equal(places @ weights, levels)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name, wider", [("int2", "int4"), ("int4", "int8"), ("int8", "int16"), ("int16", None)])
 def test_smallest_type_at_its_limits(name, wider):
     """int4 holds -8…7, and neither -9 nor 8."""

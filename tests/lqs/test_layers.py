@@ -7,7 +7,7 @@ from keras import layers, ops
 from oracles import ratio_by_loops
 
 import lqs
-from lqs.layers import QuantizedLayer
+from lqs.layers import convert
 
 QUANT = {"dense": lqs.QuantDense, "conv": lqs.QuantConv2D}
 FLOAT = {"dense": layers.Dense, "conv": layers.Conv2D}
@@ -179,8 +179,8 @@ def test_granularity_that_does_not_fit():
         lqs.QuantConv2D(3, 2, bias_quantizer=lqs.NestedQuantization("row")).build((None, 4, 4, 1))
 
 
-def test_wrapper_needs_a_quantizer_for_each_weight():
+def test_conversion_needs_a_quantizer_for_each_weight():
     dense = layers.Dense(3)
     dense.build((None, 4))
     with pytest.raises(ValueError, match="`quantizers` must have one entry for each of the 2 weights.*Received: 1"):
-        QuantizedLayer(dense, [None]).build((None, 4))
+        convert(dense, [None])

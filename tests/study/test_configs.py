@@ -8,7 +8,7 @@ import pytest
 
 from lqs.granularity import GRANULARITIES
 from lqs.penalties import CODES
-from lqs.quantizer import MIN_SCALE, PARAMETRIZATIONS
+from lqs.scales import MIN_SCALE, PARAMETRIZATIONS
 from study.configs import PART_OF_FIELD, Config, Data, Quantizer, Training, float_config, make_config
 from study.paths import RUNS
 

@@ -58,7 +58,7 @@ def test_fields_of_one_method_reach_it():
 
 @pytest.mark.parametrize(
     "method, rounding, initial_scale",
-    [("nested", "nearest", 0.5), ("lsq", "nearest", "lsq"), ("dorefa", None, "max"), ("quant_noise", None, 0.5)],
+    [("nested", "nearest", 0.5), ("lsq", "nearest", "lsq"), ("dorefa", None, "max"), ("quant_noise", None, "max")],
 )
 def test_rounding_and_initial_scale_are_the_configuration_s_unless_the_method_has_its_own(
     method, rounding, initial_scale

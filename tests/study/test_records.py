@@ -7,7 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from study import downloads, records
+from lqs.file import atomic
+from study import records
 from study.configs import PART_OF_FIELD, Config, make_config
 from study.methods import FLOAT, quantizes_all_layers, quantizes_biases
 from study.paths import RUNS
@@ -84,7 +85,7 @@ def test_crash_while_writing_leaves_the_old_record(tmp_path, monkeypatch):
     def crash(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(downloads.os, "replace", crash)
+    monkeypatch.setattr(atomic.os, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
         write_record({**old, "history": {}}, tmp_path)
     assert read_record(config_of(old), tmp_path) == old
@@ -161,7 +162,7 @@ def test_table_of_one_dataset(tmp_path):
 
 def test_table_leaves_out_files_still_being_written(tmp_path):
     path = write_record(make_record(), tmp_path)
-    with downloads.replacing(path) as partial:
+    with atomic.replacing(path) as partial:
         partial.write_text("{")
         assert len(read_records(tmp_path)) == 1
         path.rename(partial)
