@@ -306,7 +306,12 @@ def test_mean_over_the_whole_model(kind, name, rng, reload):
         assert added_penalty(instance, inputs) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["two", "whole", "shared"])
+OUT_OF_CONTEXT = pytest.mark.xfail(
+    keras.backend.backend() == "jax", reason="JAX's training calls subclassed models so that losses are lost"
+)
+
+
+@pytest.mark.parametrize("kind", ["two", pytest.param("whole", marks=OUT_OF_CONTEXT), "shared"])
 def test_reported_loss_of_training(kind, rng):
     model = with_random_scales(MAKE[kind][0]("MaxBin"), rng)
     inputs, targets = data(rng)

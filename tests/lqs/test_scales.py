@@ -248,6 +248,41 @@ def test_scale_is_measured_in_training_alone(parametrization):
     np.testing.assert_allclose(numbers(layer.scale), expected / 2, rtol=1e-6)
 
 
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = keras.layers.Dense(3)
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+
+    def call(self, inputs, training=None):
+        return self.inner(inputs)
+
+
+def sequential():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+
+
+OUT_OF_CONTEXT = pytest.mark.xfail(
+    keras.backend.backend() == "jax", reason="JAX's training calls subclassed models without saying that it is training"
+)
+
+
+@pytest.mark.parametrize("make", [sequential, pytest.param(Subclassed, marks=OUT_OF_CONTEXT)])
+def test_scale_is_measured_by_fit(make, rng):
+    """Before the last step, of whose update it knows nothing; so it is with the whole of the training."""
+    model, x = make(), rng.normal(size=(8, 4)).astype("float32")
+    model.build((None, 4))
+    model = lqs.quantize(model, lqs.NestedQuantization(rule=Measured("max"), rounding="nearest", bits=4), None)
+    model.compile(keras.optimizers.SGD(0.3), "mse")
+    ((kernel, quantizer),) = quantized_parameters(model)
+    model.fit(x, 1 + x[:, :3], batch_size=8, verbose=0)
+    before = np.abs(numbers(kernel)).max()
+    model.fit(x, 1 + x[:, :3], batch_size=8, verbose=0)
+    np.testing.assert_allclose(numbers(quantizer.scale), [[before / 7]], rtol=1e-6)
+
+
 def test_learned_scale_is_not_measured_in_training():
     layer = lqs.NestedQuantization("row", lqs.Frozen(), bits=3)
     layer.build_for(keras.Variable(PARAMETER))
