@@ -10,9 +10,11 @@ import subprocess
 import lqs
 from study.paths import ROOT
 
-# To be raised by a change after which a training step has other last bits: records of earlier versions are then stale,
-# and are trained again. Those that name no version are of version 0.
-RECORDS_VERSION = 0
+# To be raised by a change after which a training step has other last bits. Records of the methods that it concerns are
+# stale if they are of an earlier version, and are trained again. Those that name no version are of version 0.
+RECORDS_VERSION = 1
+# Version 1: elements that lie just on an outermost level have a gradient; a scale by the maximum puts one there.
+CHANGED_IN = {"min_max": 1, "stochastic": 1, "sinreq": 1, "deep_hoyer": 1}
 
 PACKAGES = ("keras", "numpy", "jax", "tensorflow")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lqs.file.atomic import write_atomically
 from study.configs import PART_OF_FIELD, Config
-from study.environment import RECORDS_VERSION
+from study.environment import CHANGED_IN
 from study.paths import PUBLISHED, RUNS
 
 PUBLISHED_QUANTITIES = ("accuracy", "unique", "min", "max", "zip_megabytes")
@@ -45,8 +45,8 @@ def read_record(config, root=RUNS):
 
 
 def is_stale(record):
-    """Return whether a record was made by a version whose training steps had other last bits than this one's."""
-    return record["environment"].get("records_version", 0) < RECORDS_VERSION
+    """Return whether a record was made by a version whose training steps had other bits, by its method, than today's."""
+    return record["environment"].get("records_version", 0) < CHANGED_IN.get(record["config"]["method"], 0)
 
 
 def read_current_record(config, root=RUNS):

@@ -136,7 +136,7 @@ def test_record_of_an_earlier_version_is_stale(tmp_path, monkeypatch):
     for record in (old, new):
         write_record(record, tmp_path)
         assert not is_stale(record) and read_current_record(config_of(record), tmp_path) == record
-    monkeypatch.setattr(records, "RECORDS_VERSION", 1)
+    monkeypatch.setitem(records.CHANGED_IN, old["config"]["method"], 1)
     assert is_stale(old) and read_current_record(config_of(old), tmp_path) is None
     assert not is_stale(new) and read_current_record(config_of(new), tmp_path) == new
     assert read_record(config_of(old), tmp_path) == old
