@@ -126,6 +126,12 @@ def _validate_layer(layer):
             f"Argument `layer` must be built, so that its parameters exist: give the model an `Input` or call "
             f"`build`. Received: unbuilt layer {layer.name!r}"
         )
+    modes = {inner.name: inner.quantization_mode for inner in layer._flatten_layers() if inner.quantization_mode}
+    if modes:
+        raise ValueError(
+            "Argument `layer` must be in float, not in a quantization mode of Keras's own: give the model from before "
+            f"its method `quantize`. Received: layer {layer.name!r} with the modes {modes}"
+        )
     if isinstance(layer, keras.Model) and layer.compiled:
         try:
             keras.saving.deserialize_keras_object(layer.get_compile_config())
