@@ -19,9 +19,8 @@ from hgq.layers import QDense
 from hgq.utils import trace_minmax
 from peers import write_rows
 
-import lqs
+from lqs.conversion import from_integers
 from lqs.file.sizes import file_bytes, fp32_bytes
-from lqs.inspection import quantized_parameters
 from study import datasets
 from study.configs import make_config
 from study.networks import dense_network
@@ -104,14 +103,9 @@ def as_nested(model, weights):
     """Return the network of the nested layer that computes with exactly these weights, for its file."""
     copy = keras.models.clone_model(model)
     copy.set_weights(weights)
-    prototype = lqs.NestedQuantization("scalar", lqs.Frozen(), rounding="nearest")
-    nested = lqs.quantize(copy, kernel=prototype, bias=prototype)
-    for variable, quantizer in quantized_parameters(nested):
-        values = keras.ops.convert_to_numpy(variable.value)
-        step = power_of_two_step(values)
-        quantizer.scale_weight.assign(np.full(quantizer.scale_weight.shape, step))
-        assert np.array_equal(keras.ops.convert_to_numpy(quantizer(variable.value)), values)
-    return nested
+    steps = [np.full([1] * values.ndim, power_of_two_step(values), "float32") for values in weights]
+    integers = [(values / step).astype("int32") for values, step in zip(weights, steps, strict=True)]
+    return from_integers(copy, list(zip(integers, steps, strict=True)))
 
 
 def outputs(model, images):

@@ -15,9 +15,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-import lqs
+from lqs.conversion import from_integers
 from lqs.file.sizes import file_bytes, fp32_bytes
-from lqs.inspection import quantized_parameters
 from study import datasets
 from study.configs import make_config
 from study.networks import dense_network
@@ -51,20 +50,17 @@ def post_training_quantized(model, mode):
 
 def as_nested(model, quantized):
     """Return the network of the nested layer that has the integers and scales of `quantized`, for its file."""
-    prototype = lqs.NestedQuantization("column", lqs.Frozen(), rounding="nearest")
-    nested = lqs.quantize(model, kernel=prototype, bias=None)
+    parameters: list = [None] * len(model.weights)
     layers = [layer for layer in quantized.layers if getattr(layer, "quantization_mode", None)]
-    for (variable, quantizer), layer in zip(quantized_parameters(nested), layers, strict=True):
+    for variable, layer in zip([layer.kernel for layer in model.layers if layer.weights], layers, strict=True):
         integers = keras.ops.convert_to_numpy(layer.kernel)
         if layer.quantization_mode == "int4":  # two in a byte
             integers = keras.ops.convert_to_numpy(
                 keras.quantizers.unpack_int4(layer.kernel, variable.shape[-1], axis=-1)
             )
         scale = 1 / keras.ops.convert_to_numpy(layer.kernel_scale).astype("float32")[None]
-        quantizer.scale_weight.assign(scale)
-        variable.assign(integers * scale)
-        assert np.array_equal(keras.ops.convert_to_numpy(quantizer.integers(variable.value)), integers)
-    return nested
+        parameters[[weight is variable for weight in model.weights].index(True)] = integers, scale
+    return from_integers(model, parameters)
 
 
 def write_rows(rows, path=DATA / "peers.csv"):

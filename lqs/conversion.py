@@ -1,11 +1,13 @@
 """`lqs.quantize`: nested quantization for the parameters of any Keras layer or model, and `lqs.dequantize` back."""
 
 import keras
+import numpy as np
 
 from lqs.copying import copied, copied_as_float
-from lqs.inspection import quantized_parameters, set_shares
+from lqs.inspection import quantized_parameters, set_shares, to_numpy
 from lqs.layers import QuantizedLayer, QuantizedParameters, convert
 from lqs.quantizer import NestedQuantization
+from lqs.rules import Frozen
 from lqs.substitution import quantize_values
 
 NORMALIZATIONS = (
@@ -58,9 +60,87 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
     if not callable(where):
         raise ValueError(f"Argument `where` must be a function of a layer and its variable. Received: where={where!r}")
     _validate_layer(layer)
-    quantized = copied(layer, lambda copy: _convert(copy, prototypes, where))
+
+    def prototype_of(owner, variable):
+        return prototypes["kernel" if len(variable.shape) > 1 else "bias"] if where(owner, variable) else None
+
+    quantized = copied(layer, lambda copy, _: _convert(copy, prototype_of))
     set_shares(quantized)
     return quantized
+
+
+def from_integers(layer, parameters):
+    """Return a copy of a Keras layer or model some of whose parameters have given integers and scales.
+
+    It computes with `P_q * s`, and its file holds the integers. What another program has quantized becomes a `.lqs`
+    file this way. The scales are frozen; the rounding is `"nearest"`.
+
+    Args:
+        layer: a built float `keras.layers.Layer` or `keras.Model`.
+        parameters: for each of `layer.weights` a pair `(P_q, s)`, arrays of its shape and of one of the same rank that
+            broadcasts to it; or `None`, to leave it in float.
+
+    Raises:
+        ValueError: as `quantize` does; or if there are more or fewer pairs, a weight is no float parameter, a shape
+            does not fit, or float32 does not give the integers back at their scales.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> quantized = from_integers(model, [(np.array([[3], [-1]]), np.full((1, 1), 0.5)), None])
+    >>> keras.ops.convert_to_numpy(dequantize(quantized).layers[0].kernel).tolist()
+    [[1.5], [-0.5]]
+    """
+    _validate_layer(layer)
+    if len(parameters) != len(layer.weights):
+        raise ValueError(
+            f"Argument `parameters` must have an entry for each of {len(layer.weights)} weights. "
+            f"Received: {len(parameters)} entries"
+        )
+    given = {id(w): tuple(map(np.asarray, p)) for w, p in zip(layer.weights, parameters, strict=True) if p is not None}
+
+    def change(copy, original):
+        pairs = [given.pop(id(weight), None) for weight in original.weights]
+        return _with_integers(copy, pairs) if any(pairs) else copy
+
+    quantized = copied(layer, change)
+    set_shares(quantized)
+    return quantized
+
+
+def _with_integers(copy, pairs):
+    """Convert a copy of a layer whose weights have pairs of integers and a scale, or `None`."""
+    for variable, pair in zip(copy.weights, pairs, strict=True):
+        if pair is not None:
+            _validate_integers(variable, *pair)
+    axes = [pair and tuple(axis for axis, size in enumerate(pair[1].shape) if size > 1) for pair in pairs]
+    prototypes = [a if a is None else NestedQuantization(a, Frozen(), rounding="nearest") for a in axes]
+    variables = copy.weights
+    convert(copy, prototypes)
+    found = {id(variable): quantizer for variable, quantizer in quantized_parameters(copy)}
+    for variable, pair in zip(variables, pairs, strict=True):
+        if pair is None:
+            continue
+        (integers, scale), quantizer = pair, found[id(variable)]
+        quantizer.scale_weight.assign(scale)
+        variable.assign(quantizer.parameter_of(integers, scale.astype(variable.dtype)))
+        if not np.array_equal(to_numpy(quantizer.integers(variable.value)), integers):
+            raise ValueError(
+                f"Argument `parameters` must have integers that {variable.dtype} gives back at their scales. "
+                f"Received: {variable.path!r} with integers from {integers.min()} to {integers.max()} and scales from "
+                f"{scale.min():.4g}"
+            )
+    return copy
+
+
+def _validate_integers(variable, integers, scale):
+    shape = tuple(variable.shape)
+    fits = shape == integers.shape and len(shape) == scale.ndim and keras.backend.is_float_dtype(variable.dtype)
+    if not fits or any(size not in (1, full) for size, full in zip(scale.shape, shape, strict=True)):
+        raise ValueError(
+            "Argument `parameters` must have integers of the shape of a float weight, and scales of the same rank that "
+            f"broadcast to it. Received: shapes {integers.shape} and {scale.shape} for {variable.path!r} of {shape}"
+        )
 
 
 def dequantize(layer):
@@ -107,13 +187,10 @@ def dequantize_with_pairs(layer):
     return copy, pairs
 
 
-def _convert(layer, prototypes, where):
+def _convert(layer, prototype_of):
     """Convert a copy of a layer if any of its parameters is to be quantized."""
-    chosen = {id(variable) for owner, variable in _candidates(layer) if where(owner, variable)}
-    quantizers = [
-        prototypes["kernel" if len(variable.shape) > 1 else "bias"] if id(variable) in chosen else None
-        for variable in layer.weights
-    ]
+    chosen = {id(variable): prototype_of(owner, variable) for owner, variable in _candidates(layer)}
+    quantizers = [chosen.get(id(variable)) for variable in layer.weights]
     return convert(layer, quantizers) if any(quantizers) else layer
 
 
@@ -125,6 +202,12 @@ def _validate_layer(layer):
         raise ValueError(
             f"Argument `layer` must be built, so that its parameters exist: give the model an `Input` or call "
             f"`build`. Received: unbuilt layer {layer.name!r}"
+        )
+    modes = {inner.name: inner.quantization_mode for inner in layer._flatten_layers() if inner.quantization_mode}
+    if modes:
+        raise ValueError(
+            "Argument `layer` must be in float, not in a quantization mode of Keras's own: give the model from before "
+            f"its method `quantize`. Received: layer {layer.name!r} with the modes {modes}"
         )
     if isinstance(layer, keras.Model) and layer.compiled:
         try:

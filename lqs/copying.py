@@ -11,7 +11,7 @@ from lqs.layers import GRAPHS, QuantConv2D, QuantDense, QuantizedLayer, Quantize
 _PLAIN = {QuantDense: keras.layers.Dense, QuantConv2D: keras.layers.Conv2D}
 
 
-def copied(layer, change=lambda copy: copy):
+def copied(layer, change=lambda copy, original: copy):
     """Return a copy of a layer or model, in which each copy of a layer goes through `change`.
 
     A graph of layers is copied layer by layer; so are graphs within it. All others are copied by their configuration,
@@ -19,7 +19,7 @@ def copied(layer, change=lambda copy: copy):
 
     Args:
         layer: a built Keras layer or model.
-        change: function of a copied layer that returns it, or what takes its place.
+        change: function of a copied layer and its original, which returns the copy.
 
     Raises:
         ValueError: if a layer cannot be made from its configuration, or comes back with other weights.
@@ -36,7 +36,7 @@ def copied(layer, change=lambda copy: copy):
                     f"{other.name!r} and {node.name!r} share {source.path!r}. Hand what is shared from layer to layer "
                     "as an input, or put both layers into one model with a `get_config` of its own."
                 )
-        return _compile(change(made), node)
+        return _compile(change(made, node), node)
 
     return _clone(layer, copy, {})
 

@@ -125,8 +125,15 @@ class QuantizedLayer(QuantizedParameters):
         return [weight for weight in self.weights if id(weight) not in nested]
 
     def quantized_parameters(self):
-        pairs = zip(self.float_weights(), self.quantizers, strict=True)
-        return [(variable, quantizer) for variable, quantizer in pairs if quantizer is not None]
+        return self._pairs(self.float_weights(), self.quantizers)
+
+    def _pairs(self, weights, quantizers):
+        if len(weights) != len(quantizers):
+            raise ValueError(
+                f"Layer {self.name!r} must keep the weights that it had when it was quantized: make others, such as "
+                f"those of `enable_lora`, before `lqs.quantize`. It had {len(quantizers)} and has {len(weights)}."
+            )
+        return [(w, quantizer) for w, quantizer in zip(weights, quantizers, strict=True) if quantizer is not None]
 
     def get_config(self):
         with as_float(self):
@@ -141,6 +148,10 @@ class QuantizedLayer(QuantizedParameters):
 
     def get_build_config(self):
         """Return `None`: the configuration of the former class builds the layer."""
+
+    def __reduce__(self):
+        function, arguments = super().__reduce__()  # a method of a class that pickle cannot find by its name
+        return getattr(QuantizedLayer, function.__name__), arguments
 
 
 @keras.saving.register_keras_serializable("lqs")
@@ -159,8 +170,7 @@ class QuantizedModel(QuantizedLayer):
         return [found.get(id(weight)) for weight in self.float_weights()]
 
     def quantized_parameters(self):
-        own = zip(_own_weights(self), self.own_quantizers, strict=True)
-        pairs = [(weight, quantizer) for weight, quantizer in own if quantizer is not None]
+        pairs = self._pairs(_own_weights(self), self.own_quantizers)
         converted = [part for part in parts(self) if isinstance(part, QuantizedLayer)]
         pairs += [pair for part in converted for pair in part.quantized_parameters()]
         return list({id(variable): (variable, quantizer) for variable, quantizer in pairs}.values())

@@ -44,7 +44,7 @@ def call_with_values(layer, call, values):
         variable.assign(value)
     outer = scope.original_scope
     if outer is None:
-        layer.add_loss(scope.losses)
+        keras.layers.Layer.add_loss(layer, scope.losses)  # functional models refuse it
     elif outer.collect_losses:  # the layers that added these losses have kept their identities
         outer.losses.extend(scope.losses)
     return outputs

@@ -45,7 +45,7 @@ def read_record(config, root=RUNS):
 
 
 def is_stale(record):
-    """Return whether a record was made by a version whose training steps had other bits, by its method, than today's."""
+    """Return whether a record is of a version with other bits in the training steps of its method than today."""
     return record["environment"].get("records_version", 0) < CHANGED_IN.get(record["config"]["method"], 0)
 
 

@@ -34,7 +34,7 @@ from models import (
 )
 
 import lqs
-from lqs.conversion import NORMALIZATIONS
+from lqs.conversion import NORMALIZATIONS, from_integers
 
 COARSE = 0.125  # a power of two: quotients and products are exact
 TRACED = {"jit_compile": IS_JAX}  # TensorFlow without XLA, which takes twice as long to compile
@@ -721,3 +721,38 @@ def test_layer_that_cannot_be_copied():
     layer.build((None, 4))
     with pytest.raises(ValueError, match="the constructor of `NoConfig` does not take what its `get_config` gives"):
         lqs.quantize(layer)
+
+
+@pytest.mark.once
+def test_from_integers(tmp_path):
+    model = stack((4,), layers.Dense(3, bias_initializer="ones"), layers.Dense(2))
+    rng = np.random.default_rng(0)
+    integers = rng.integers(-7, 8, (4, 3)), rng.integers(-1, 2, (3, 2))
+    scales = rng.uniform(0.1, 1, (1, 3)).astype("float32"), np.full((1, 1), 0.25, "float32")
+    quantized = from_integers(model, [(integers[0], scales[0]), None, (integers[1], scales[1]), None])
+    values = [ops.convert_to_numpy(weight) for weight in lqs.dequantize(quantized).weights]
+    np.testing.assert_array_equal(values[0], integers[0].astype("float32") * scales[0])
+    np.testing.assert_array_equal(values[2], integers[1] * scales[1])
+    np.testing.assert_array_equal(values[1], np.ones(3))
+    lqs.save(quantized, tmp_path / "model.lqs")
+    found = lqs.inspection.model_integers(lqs.load(tmp_path / "model.lqs"))
+    for array, expected in zip(found.values(), integers, strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "integers, scale, message",
+    [
+        (np.zeros((3, 4), int), np.ones((1, 1)), "integers of the shape of a float weight.*shapes .3, 4. and .1, 1."),
+        (np.zeros((4, 3), int), np.ones((1, 2)), "integers of the shape of a float weight"),
+        (np.zeros((4, 3), int), np.ones(1), "integers of the shape of a float weight"),
+        (np.full((4, 3), 2**25 + 1), np.ones((1, 1)), "must have integers that float32 gives back"),
+    ],
+)
+def test_bad_integers(integers, scale, message):
+    model = stack((4,), layers.Dense(3))
+    with pytest.raises(ValueError, match=message):
+        from_integers(model, [(integers, scale), None])
+    with pytest.raises(ValueError, match="must have an entry for each of 2 weights. Received: 1 entries"):
+        from_integers(model, [(integers, scale)])
