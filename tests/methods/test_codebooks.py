@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from lqs.codebooks import nearest
 
 import lqs
+from lqs.codebooks import nearest
 from lqs.export import _parameters
 from lqs.file import reader, writer
 from lqs.file.saving import pack_model
