@@ -233,7 +233,7 @@ def parts(model):
 
     Models inside that are nothing but the graph of their layers are left out, and their parts are not.
     """
-    found = {}
+    found: dict[int, Any] = {}
     for layer in _inside(model):
         if isinstance(layer, keras.Model):
             found |= {id(part): part for part in parts(layer)}
