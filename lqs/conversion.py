@@ -180,7 +180,8 @@ def dequantize_with_pairs(layer):
     """Return `dequantize(layer)` and the pairs `(variable of layer, its variable in the copy)`."""
     _validate_layer(layer)
     copy, pairs = copied_as_float(layer)
-    values = quantize_values(quantized_parameters(layer))
+    with keras.StatelessScope():  # leaves no penalties behind in the layer
+        values = quantize_values(quantized_parameters(layer))
     for source, target in pairs:
         if id(source) in values:
             target.assign(values[id(source)])

@@ -138,6 +138,7 @@ class QuantizedLayer(QuantizedParameters):
     def get_config(self):
         with as_float(self):
             layer = keras.saving.serialize_keras_object(self)
+        layer.pop("compile_config", None)  # the converted model has it, too
         return {"layer": layer, "quantizers": list(map(keras.saving.serialize_keras_object, self.quantizers))}
 
     @classmethod
