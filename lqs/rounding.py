@@ -112,6 +112,7 @@ class Rounding(Part):
 
     Example: a rounding away from zero.
 
+    >>> import keras
     >>> @keras.saving.register_keras_serializable("docs")
     ... class AwayFromZero(Rounding):
     ...     def integers(self, parameter, scale):
@@ -204,7 +205,7 @@ def with_gradient(values: Tensor, straight: Tensor) -> Tensor:
 
     Example:
 
-    >>> np.asarray(with_gradient(np.array([1.0, 2.0]), np.array([0.1, 0.7]))).tolist()
+    >>> np.asarray(with_gradient(np.array([1.0, 2.0], "float32"), np.array([0.1, 0.7], "float32"))).tolist()
     [1.0, 2.0]
     """
     return values + (straight - ops.stop_gradient(straight))

@@ -26,6 +26,7 @@ class TrainedTernary(Codebook):
 
     Example: the threshold is 0.2.
 
+    >>> import numpy as np
     >>> rounding, parameter, one = TrainedTernary(), np.array([4.0, 0.1, -1.0, 3.0], "float32"), np.ones(1, "float32")
     >>> rounding.build((4,), (0,), rounding.levels_of(None))
     >>> rounding.initialize(parameter, one)

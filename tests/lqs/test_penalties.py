@@ -306,12 +306,7 @@ def test_mean_over_the_whole_model(kind, name, rng, reload):
         assert added_penalty(instance, inputs) == pytest.approx(expected, rel=1e-5)
 
 
-OUT_OF_CONTEXT = pytest.mark.xfail(
-    keras.backend.backend() == "jax", reason="JAX's training calls subclassed models so that losses are lost"
-)
-
-
-@pytest.mark.parametrize("kind", ["two", pytest.param("whole", marks=OUT_OF_CONTEXT), "shared"])
+@pytest.mark.parametrize("kind", ["two", "whole", "shared"])
 def test_reported_loss_of_training(kind, rng):
     model = with_random_scales(MAKE[kind][0]("MaxBin"), rng)
     inputs, targets = data(rng)

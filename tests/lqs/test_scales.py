@@ -264,12 +264,7 @@ def sequential():
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
 
 
-OUT_OF_CONTEXT = pytest.mark.xfail(
-    keras.backend.backend() == "jax", reason="JAX's training calls subclassed models without saying that it is training"
-)
-
-
-@pytest.mark.parametrize("make", [sequential, pytest.param(Subclassed, marks=OUT_OF_CONTEXT)])
+@pytest.mark.parametrize("make", [sequential, Subclassed])
 def test_scale_is_measured_by_fit(make, rng):
     """Before the last step, of whose update it knows nothing; so it is with the whole of the training."""
     model, x = make(), rng.normal(size=(8, 4)).astype("float32")
