@@ -112,6 +112,7 @@ class Rounding(Part):
 
     Example: a rounding away from zero.
 
+    >>> import keras
     >>> @keras.saving.register_keras_serializable("docs")
     ... class AwayFromZero(Rounding):
     ...     def integers(self, parameter, scale):
