@@ -10,8 +10,20 @@ from oracles import BAD_STRENGTHS, CASES, drawn, ratio_by_loops, straight_by_loo
 
 import lqs
 from lqs.parts import Levels
-from lqs.rules import FunctionRule, Measured, as_rule, gradient_ratio, sensitivity_ratio, straight_through
+from lqs.reductions import is_for_one_pass
+from lqs.rules import (
+    FunctionRule,
+    Measured,
+    _in_one_pass,
+    _mean_and_largest,
+    as_rule,
+    gradient_ratio,
+    sensitivity_ratio,
+    straight_through,
+)
 from lqs.strengths import strength_value
+
+WAYS = _mean_and_largest, _in_one_pass
 
 
 def applied(rule, upstream, parameter, integers, scale, axes, levels=None):
@@ -78,6 +90,25 @@ def test_zero_parameter_beside_others():
     upstream, integers = np.array([2.0**-24, 8.0], "float32"), np.array([0.0, 4.0], "float32")
     result = applied(lqs.GradientRatio(1.0), upstream, integers, integers, np.ones(1, "float32"), (0,))
     np.testing.assert_allclose(result, [-math.tanh(0.5) / 2 * 4], rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone has another way for large rows")
+@pytest.mark.parametrize("threshold", [1e-10, 0.3])
+def test_large_rows_have_the_same_mean_and_exactly_the_same_maximum(threshold, rng):
+    upstream = (rng.normal(size=(64, 128)) * 10.0 ** rng.integers(-12, 1, (64, 128))).astype("float32")
+    scale = rng.uniform(0.001, 3, (64, 1)).astype("float32")
+    limits = rng.integers(1, 2 ** rng.integers(1, 21, (64, 1)) + 1)
+    integers = rng.integers(-limits, limits + 1, (64, 128)).astype("float32")
+    assert is_for_one_pass(ops.convert_to_tensor(integers), (1,))
+    for values in (integers, (integers + 0.375) / 1.25):  # also those of a codebook
+        arguments = [ops.convert_to_tensor(array) for array in (upstream, values, scale)]
+        plain, quick = ([np.asarray(a) for a in way(*arguments, (1,), threshold)] for way in WAYS)
+        np.testing.assert_allclose(quick[0], plain[0], rtol=1e-5, atol=0)
+        np.testing.assert_allclose(quick[1], plain[1], rtol=0 if values is integers else 3e-7)
+    rule = lqs.GradientRatio(threshold, update_stalled=True)
+    result = applied(rule, upstream, integers, integers, scale, (1,))
+    expected = ratio_by_loops(upstream, integers, scale, (0,), threshold, True)
+    np.testing.assert_allclose(result, expected, rtol=2e-4)
 
 
 def test_sensitivity_ratio():

@@ -51,6 +51,7 @@ ROWS = {
     "waveq": Row({"rate": 0.5}, None, range(-9, 10), {"bits"}, {"scale"}, "rate", "None"),
     "deep_compression": Row({"bits": 2, "threshold": 0.5}, (-2, 2), range(-2, 3), {"codebook"}),
 }
+UNITS = {"dorefa", "binary_connect", "xnor", "twn", "tang", "ttq", "lq_nets", "deep_compression"}  # clip at no scale
 each = pytest.mark.parametrize("name", ROWS)
 
 
@@ -120,7 +121,7 @@ def test_bits_must_be_given_or_not(name):
 def test_output_has_the_shape_and_dtype_of_the_parameter(name, dtype, parameter):
     layer, tensor = built(name, parameter), ops.cast(parameter, dtype)
     row = ROWS[name]
-    assert layer.levels == row.levels
+    assert layer.levels == row.levels and layer._rounding.clips == (name not in UNITS)
     for training in (False, True):
         output = layer(tensor, training=training)
         assert (tuple(output.shape), keras.backend.standardize_dtype(output.dtype)) == (parameter.shape, dtype)

@@ -49,3 +49,4 @@ def test_bad_probability(value):
 
 def test_default():
     assert methods.get("quant_noise")(bits=2).rounding.get_config()["probability"] == 0.5
+    assert QuantNoise().get_config()["probability"] == 0.5
