@@ -2,7 +2,7 @@
 
     python benchmarks/exports.py data/models/cifar10/<id>.lqs ...
 
-Needs the `deploy` extra and the data set, and writes or replaces the rows of each network in `data/exports.csv`. The id
+Needs the `export` extra and the data set, and writes or replaces the rows of each network in `data/exports.csv`. The id
 of the run tells which images the network was trained on, and how they were scaled. With `--lqs`, only `.lqs` files are
 written: what floats of 16 bits change.
 """

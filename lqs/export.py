@@ -91,7 +91,7 @@ def export_onnx(model, path, types=("int4", "int8", "int16")):
 
     Raises:
         ValueError: if `model` is not such a model, `types` has other types, or the backend is not TensorFlow.
-        ImportError: if a package of the extra `deploy` is missing.
+        ImportError: if a package of the extra `export` is missing.
     """
     _validate(model, types)
     onnx = _import_onnx()
@@ -370,5 +370,5 @@ def _import_onnx():
         import onnx.version_converter
         import tf2onnx  # noqa: F401 - what Keras's exporter uses
     except ImportError as error:
-        raise ImportError(f'ONNX export needs the extra `deploy`: pip install "lqs[deploy]". {error}') from error
+        raise ImportError(f'ONNX export needs the extra `export`: pip install "lqs[export]". {error}') from error
     return onnx

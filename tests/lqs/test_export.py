@@ -15,7 +15,7 @@ import lqs
 from lqs.export import BITS, export_litert, export_onnx, packed, smallest_type
 from lqs.inspection import model_integers, quantized_parameters
 
-REASON = "needs the extra `deploy`"
+REASON = "needs the extra `export`"
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 exporting = pytest.mark.skipif(not IS_TENSORFLOW, reason="Keras exports to these formats on the TensorFlow backend")
 pytestmark = [
@@ -346,7 +346,7 @@ def test_failure_leaves_the_old_file(export, module, name, tmp_path, monkeypatch
 @pytest.mark.parametrize("missing", ["onnx.version_converter", "tf2onnx"])
 def test_missing_package(missing, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=r'the extra `deploy`: pip install "lqs\[deploy\]"'):
+    with pytest.raises(ImportError, match=r'the extra `export`: pip install "lqs\[export\]"'):
         export_onnx(model_of("own layers"), tmp_path / "model.onnx")
 
 
