@@ -489,6 +489,22 @@ def test_clone_has_scales_that_fit_its_own_weights(initial_scale, rng):
     assert 0.1 < np.std(clone(data(rng)[0])) / np.std(model(data(rng)[0])) < 10
 
 
+class Unrounded(lqs.Rounding):
+    """Leaves the quotients as they are, and these have a gradient."""
+
+    def integers(self, parameter, scale):
+        return parameter / scale
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_integers_are_constants(training, gradients):
+    """The parameter has the gradient of the rounding alone, and the scale that of the rule."""
+    layer = lqs.NestedQuantization(rule=lqs.Frozen(), rounding=Unrounded(), initial_scale=0.5)
+    upstream = np.array([1.0, 2.0, 4.0], "float32")
+    of_parameter, of_scale = gradients(layer, np.array([0.1, -0.7, 3.0], "float32"), upstream, training=training)
+    assert of_parameter.tolist() == upstream.tolist() and of_scale.tolist() == [0]
+
+
 # Files.
 
 

@@ -136,6 +136,7 @@ def test_values_and_training_integers_are_the_integers_by_default():
     integers = part.training_integers(parameter, one)
     assert numbers(integers).tolist() == [1, -3] and part.values(integers, parameter, one) is integers
     assert part.codebook is None and not part.follows_parameter
+    assert part.clips and lqs.Rounding().clips
 
 
 def test_with_gradient_leaves_values_as_they_are():
