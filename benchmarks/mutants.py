@@ -94,10 +94,10 @@ def mutants(source):
 
 
 def own_tests(module):
-    """Return the paths of a module's tests: its doctests, the file of its stem, the common one of its folder."""
+    """Return the paths of a module's tests: the file of its stem, the common one of its folder, its doctests."""
     folder = "lqs" if module.parent.name == "lqs" else module.parent.name
     names = [f"tests/{folder}/test_{module.stem}.py", *([f"tests/{folder}/test_common.py"] * (folder == "methods"))]
-    return [str(module), *(name for name in names if (ROOT / name).exists())]
+    return [*(name for name in names if (ROOT / name).exists()), str(module)]  # doctests import it anew: last
 
 
 def survives(tree, tests, seconds=None):
