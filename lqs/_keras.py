@@ -12,15 +12,18 @@ from keras.src.backend.common.variables import AutocastScope
 from keras.src.backend.common.variables import Variable as AnyVariable
 from keras.src.export.export_utils import get_input_signature
 from keras.src.models.functional import Functional
+from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 __all__ = [
     "AutocastScope",
+    "BaseOptimizer",
     "Functional",
     "get_input_signature",
     "get_stateless_scope",
     "global_state",
     "is_concrete",
     "is_within_call",
+    "leave_undecayed",
     "set_sublayers",
     "variables_from_values",
 ]
@@ -38,6 +41,27 @@ def is_concrete(tensor):
 def is_within_call():
     """Return whether a layer is being called, by `__call__` and not by `call`."""
     return global_state.get_global_attribute("current_call_ctx") is not None
+
+
+def leave_undecayed(variable):
+    """Exclude a variable from the weight decay of every optimizer that is built for it.
+
+    Keras can exclude variables only one optimizer at a time, before it is built. A layer does not know its optimizer:
+    therefore all of them look for this mark when they are built.
+    """
+    variable.is_left_undecayed = True
+    if BaseOptimizer.build is not _build_and_exclude:
+        BaseOptimizer.build = _build_and_exclude
+
+
+_build = BaseOptimizer.build
+
+
+def _build_and_exclude(self, variables):
+    _build(self, variables)
+    marked = {self._var_key(variable) for variable in variables if getattr(variable, "is_left_undecayed", False)}
+    if marked:
+        self._exclude_from_weight_decay = marked | set(getattr(self, "_exclude_from_weight_decay", ()))
 
 
 def set_sublayers(layer, name, sublayers):

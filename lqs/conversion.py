@@ -6,6 +6,7 @@ import numpy as np
 from lqs.copying import copied, copied_as_float
 from lqs.inspection import quantized_parameters, set_shares, to_numpy
 from lqs.layers import QuantizedLayer, QuantizedParameters, convert
+from lqs.outputs import output_axes
 from lqs.quantizer import NestedQuantization
 from lqs.rules import Frozen
 from lqs.substitution import quantize_values
@@ -62,7 +63,11 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
     _validate_layer(layer)
 
     def prototype_of(owner, variable):
-        return prototypes["kernel" if len(variable.shape) > 1 else "bias"] if where(owner, variable) else None
+        prototype = prototypes["kernel" if len(variable.shape) > 1 else "bias"] if where(owner, variable) else None
+        if prototype is None or prototype.granularity != "output":
+            return prototype
+        axes = output_axes(owner, variable)
+        return prototype if axes == (len(variable.shape) - 1,) else prototype.copy(granularity=axes)
 
     quantized = copied(layer, lambda copy, _: _convert(copy, prototype_of))
     set_shares(quantized)

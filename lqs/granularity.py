@@ -8,10 +8,10 @@ one scale (thesis, section 3.1, "Granularity").
 from typing import Any, TypeAlias
 
 Granularity: TypeAlias = "str | tuple[int, ...]"
-GRANULARITIES = ("scalar", "row", "column", "channel", "filter")
+GRANULARITIES = ("scalar", "row", "column", "channel", "filter", "output")
 
 # name: (axis along which the scale varies, least rank of a tensor that has such an axis)
-_NAMED_AXES = {"row": (0, 2), "column": (1, 2), "channel": (-2, 3), "filter": (-1, 3)}
+_NAMED_AXES = {"row": (0, 2), "column": (1, 2), "channel": (-2, 3), "filter": (-1, 3), "output": (-1, 1)}
 
 
 def validate_granularity(granularity: Any) -> Granularity:
@@ -46,6 +46,9 @@ def varying_axes(granularity: Granularity, rank: int) -> tuple[int, ...]:
     | `column`  | 1                        | 1                                             |
     | `channel` | error                    | -2 (`in`)                                     |
     | `filter`  | error                    | -1 (`out`)                                    |
+    | `output`  | -1 (`out`)               | -1 (`out`)                                    |
+
+    With `output`, `lqs.quantize` asks `lqs.outputs` for the axes, which are others in some layers.
 
     Args:
         granularity: one of `GRANULARITIES`, or a tuple of axes (negative axes count from the end).

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from lqs._keras import get_stateless_scope, is_concrete
+from lqs._keras import get_stateless_scope, is_concrete, leave_undecayed
 from lqs.granularity import Granularity, sharing_axes, validate_granularity
 from lqs.parts import Tensor
 from lqs.penalties import Penalty, validate_penalty
@@ -36,8 +36,8 @@ class NestedQuantization(keras.layers.Layer):
     than themselves; these then take their place in the output and the rule.
 
     Args:
-        granularity: axes along which `s` varies: `"scalar"`, `"row"`, `"column"`, `"channel"`, `"filter"` or a
-            tuple of axes. See `lqs.granularity.varying_axes`.
+        granularity: axes along which `s` varies: `"scalar"`, `"row"`, `"column"`, `"channel"`, `"filter"`,
+            `"output"` or a tuple of axes. See `lqs.granularity.varying_axes`.
         rule: gradient of the scale: `GradientRatio`, `StraightThrough`, `Frozen` or a function, which has to be
             registered by `keras.saving.register_keras_serializable` if the model is to be loaded; or
             `lqs.rules.Measured`: no gradient, but a scale that is computed from the parameter. `None` stands for
@@ -50,9 +50,12 @@ class NestedQuantization(keras.layers.Layer):
             such as `"lsq"`, to compute it from the initial values of the parameter. `None` stands for `100 * 2**-23`
             (the thesis's), and with `bits`, where that would clip everything, for `"max"`.
         parametrization: `"linear"`, the trainable weight is `s` itself (the thesis's), or `"log"`, it is `log s`: a
-            step of the optimizer then changes a scale by a factor, whatever its size.
+            step of the optimizer then changes a scale by a factor, whatever its size. `None` stands for `"log"` with
+            `bits` and a rounding that has a name, else for `"linear"`. A scale that is measured is kept as it is.
         share: weight of this parameter among all of a model in the term of the penalty. `lqs.quantize` sets it, to the
             share of the elements; `None` stands for 1, until it is set.
+
+    The weights of this layer are left out of the weight decay of optimizers.
 
     Attributes:
         scale_weight: the trainable weight, `s` or `log s`.
@@ -83,7 +86,7 @@ class NestedQuantization(keras.layers.Layer):
         rounding: str | Rounding = "floor",
         bits: int | None = None,
         initial_scale: float | str | None = None,
-        parametrization: str = "linear",
+        parametrization: str | None = None,
         share: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -102,7 +105,7 @@ class NestedQuantization(keras.layers.Layer):
             if part is not None:
                 part.validate_levels(self.levels)
         self.initial_scale = validate_initial_scale(initial_scale, self.levels)
-        self.parametrization = validate_parametrization(parametrization)
+        self.parametrization = validate_parametrization(parametrization, bits is not None and isinstance(rounding, str))
         self.share = share
         self._lacks_values = False  # which depend on those of a parameter
 
@@ -116,6 +119,8 @@ class NestedQuantization(keras.layers.Layer):
         self._scale = Scale(self, *names, measure)
         for part in parts:
             part.build(shape, axes, self.levels)
+        for weight in self.weights:
+            leave_undecayed(weight)
         self._lacks_values = self._scale.follows_parameter or self._rounding.follows_parameter
 
     def build_for(self, variable: keras.Variable) -> None:
@@ -131,9 +136,8 @@ class NestedQuantization(keras.layers.Layer):
     def initialize(self, parameter: Tensor) -> None:
         """Compute initial values of the scale and of the weights of the rounding from those of the parameter."""
         parameter = _in_float32_at_least(ops.convert_to_tensor(parameter))
-        self._scale.initialize(parameter)
-        if self._rounding.clips:
-            self._scale.warn_of_clipping(parameter)
+        self._scale.initialize(parameter, self._rounding.clips)
+        self._scale.warn_of_loss(parameter, self._rounding.clips)
         self._rounding.initialize(parameter, ops.cast(self.scale, parameter.dtype))
         self._lacks_values = False
 
@@ -236,7 +240,8 @@ class NestedQuantization(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "NestedQuantization":
         parts = {key: config[key] for key in ("rule", "penalty", "rounding") if not callable(config[key])}
-        return cls(**{**config, **{key: keras.saving.deserialize_keras_object(part) for key, part in parts.items()}})
+        made = {key: keras.saving.deserialize_keras_object(part) for key, part in parts.items()}
+        return cls(**{"parametrization": "linear", **config, **made})
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

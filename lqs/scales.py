@@ -141,12 +141,17 @@ def validate_initial_scale(initial_scale: Any, levels: tuple[int, int] | None) -
     return float(initial_scale)
 
 
-def validate_parametrization(parametrization: Any) -> str:
-    """Return `parametrization` if it is among `PARAMETRIZATIONS`.
+def validate_parametrization(parametrization: Any, clips: bool) -> str:
+    """Return `parametrization` if it is among `PARAMETRIZATIONS`; for `None` the default.
+
+    That is `"linear"`, as in the thesis, unless integers are clipped. A step of the optimizer that is larger than a
+    linear scale takes it to its least, where all elements are clipped and none learns: hence `"log"` with `bits`.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if it is neither.
     """
+    if parametrization is None:
+        return "log" if clips else "linear"
     if not isinstance(parametrization, str) or parametrization not in PARAMETRIZATIONS:
         raise ValueError(
             f"Argument `parametrization` must be one of {PARAMETRIZATIONS}. "
@@ -179,7 +184,7 @@ class Scale:
         shape: shape of the parameter.
         levels: `lqs.parts.Levels`, or `None`.
         initial_scale: what `validate_initial_scale` returned.
-        parametrization: `"linear"`, the weight is `s`, or `"log"`, it is `log s`.
+        parametrization: `"linear"`, the weight is `s`, or `"log"`, it is `log s` if the scale is learned.
         measure: `None` for a scale that is learned, or the function `parameter -> scale` that gives it in training.
 
     Attributes:
@@ -197,7 +202,7 @@ class Scale:
         measure: Any = None,
     ) -> None:
         self.levels, self.initial_scale, self.measure = levels, initial_scale, measure
-        self.axes, self.is_log = sharing_axes(granularity, len(shape)), parametrization == "log"
+        self.axes, self.is_log = sharing_axes(granularity, len(shape)), parametrization == "log" and measure is None
         initial = initial_scale if isinstance(initial_scale, float) else MIN_SCALE
         self.weight = layer.add_weight(
             name="log_scale" if self.is_log else "scale",
@@ -217,6 +222,11 @@ class Scale:
         """Whether initial values depend on those of the parameter."""
         return self.measure is not None or isinstance(self.initial_scale, str)
 
+    @property
+    def _is_assigned(self) -> bool:
+        first = self.weight_of(np.array(MIN_SCALE, self.weight.dtype))
+        return not np.allclose(ops.convert_to_numpy(self.weight), first, rtol=1e-6, atol=0)
+
     def weight_of(self, scale: np.ndarray) -> np.ndarray:
         """Return the array that the weight has if the scale is the given array."""
         return log_of(scale) if self.is_log else scale
@@ -231,26 +241,38 @@ class Scale:
         if self.measure is not None:
             self.assign(self.measure(ops.stop_gradient(parameter)))
 
-    def initialize(self, parameter: Tensor) -> None:
-        """Assign the initial scale where it depends on the parameter."""
+    def initialize(self, parameter: Tensor, clips: bool) -> None:
+        """Assign the initial scale where it depends on the parameter, unless one has been assigned.
+
+        Args:
+            parameter: `P`.
+            clips: as of `lqs.Rounding`.
+        """
         if self.measure is not None:
             self.follow(parameter)
-        elif isinstance(self.initial_scale, str):
+        elif isinstance(self.initial_scale, str) and not self._is_assigned:
             scale = MEASURES[self.initial_scale](parameter, self.axes, self.levels or (-1, 1))
+            if clips and self.is_log and self.initial_scale == "max":
+                scale *= 1 + 8 * FLOAT32_EPSILON  # the exponential of a rounded logarithm must not clip the largest
             # A learned scale must be able to grow: by what is clipped it would not.
             self.assign(ops.where(scale < MIN_SCALE, RANGE_OF_ZEROS / (self.levels or (-1, 1))[1], scale))
 
-    def warn_of_clipping(self, parameter: Tensor) -> None:
-        """Warn of an initial scale that was given as a number, and clips much of the parameter."""
-        if self.levels is None or self.follows_parameter:
+    def warn_of_loss(self, parameter: Tensor, clips: bool) -> None:
+        """Warn of an initial scale that was given as a number, and makes all of the parameter 0 or clips much of it."""
+        if self.follows_parameter:
             return
-        lowest, highest = self.levels
-        ratio = parameter / ops.cast(self.value, parameter.dtype)
-        clipped = float(ops.mean(ops.cast((ratio < lowest - 0.5) | (ratio > highest + 1.0), "float32")))
-        if clipped > MAX_CLIPPED:
-            warnings.warn(
-                f"{clipped:.0%} of a parameter of the shape {tuple(parameter.shape)} lie beyond the levels {lowest} to "
-                f"{highest} at the scale {self.initial_scale:g} and are clipped: give a larger `initial_scale`, or "
-                "'max', or leave the argument out.",
-                stacklevel=2,
-            )
+        ratio, loss = parameter / ops.cast(self.value, parameter.dtype), None
+        what = f"of a parameter of the shape {tuple(parameter.shape)}"
+        if 0 < float(ops.max(ops.abs(ratio), initial=0.0)) < 0.5:
+            loss = f"All elements {what} are less than half of the scale {self.initial_scale:g}, and become 0."
+        elif clips and self.levels is not None:
+            lowest, highest = self.levels
+            clipped = float(ops.mean(ops.cast((ratio < lowest - 0.5) | (ratio > highest + 1.0), "float32")))
+            if clipped > MAX_CLIPPED:
+                loss = (
+                    f"{clipped:.0%} {what} lie beyond the levels {lowest} to {highest} at the scale "
+                    f"{self.initial_scale:g}, and are clipped."
+                )
+        if loss:
+            hint = "Give another `initial_scale`, or `bits` without one, with which it follows from the parameter."
+            warnings.warn(f"{loss} {hint}", stacklevel=2)

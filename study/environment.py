@@ -12,9 +12,11 @@ from study.paths import ROOT
 
 # To be raised by a change after which a training step has other last bits. Records of the methods that it concerns are
 # stale if they are of an earlier version, and are trained again. Those that name no version are of version 0.
-RECORDS_VERSION = 1
+RECORDS_VERSION = 2
 # Version 1: elements that lie just on an outermost level have a gradient; a scale by the maximum puts one there.
-CHANGED_IN = {"min_max": 1, "stochastic": 1, "sinreq": 1, "deep_hoyer": 1}
+# Version 2: a scale that is measured is no exponential of a logarithm, which did not always give the maximum back.
+MEASURED = ("min_max", "stochastic", "sinreq", "deep_hoyer", "quant_noise", "waveq", "xnor", "twn")
+CHANGED_IN = dict.fromkeys(MEASURED, 2)
 
 PACKAGES = ("keras", "numpy", "jax", "tensorflow")
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the first to the last; names on one line do not need each other. A folder stands for all of its modules.
 LIBRARY = """
     _keras strengths parts
-    granularity
+    granularity outputs
     scales
     rounding reductions
     rules

@@ -12,5 +12,5 @@ def lsq(bits, **overrides):
         overrides: other arguments of `NestedQuantization`.
     """
     rule = StraightThrough(normalize=True)
-    settings = {"rule": rule, "rounding": "nearest", "bits": bits, "initial_scale": "lsq"}
+    settings = {"rule": rule, "rounding": "nearest", "bits": bits, "initial_scale": "lsq", "parametrization": "linear"}
     return NestedQuantization(**{**settings, **overrides})

@@ -46,5 +46,11 @@ def msqe(bits, rate, **overrides):
         rate: weight of the penalty.
         overrides: other arguments of `NestedQuantization`.
     """
-    settings = {"penalty": MSQEPenalty(rate), "rounding": "nearest", "bits": bits, "initial_scale": "lsq"}
+    settings = {
+        "penalty": MSQEPenalty(rate),
+        "rounding": "nearest",
+        "bits": bits,
+        "initial_scale": "lsq",
+        "parametrization": "linear",
+    }
     return NestedQuantization(**{"rule": Frozen(), **settings, **overrides})

@@ -35,6 +35,7 @@ from models import (
 
 import lqs
 from lqs.conversion import NORMALIZATIONS, from_integers
+from lqs.inspection import quantized_parameters
 
 COARSE = 0.125  # a power of two: quotients and products are exact
 TRACED = {"jit_compile": IS_JAX}  # TensorFlow without XLA, which takes twice as long to compile
@@ -759,3 +760,41 @@ def test_bad_integers(integers, scale, message):
         from_integers(model, [(integers, scale), None])
     with pytest.raises(ValueError, match="must have an entry for each of 2 weights. Received: 1 entries"):
         from_integers(model, [(integers, scale)])
+
+
+# One scale for each output unit.
+
+UNITS = {
+    "Dense(5)": ((4,), (1, 5)),
+    "Conv1D(5, 2)": ((4, 3), (1, 1, 5)),
+    "DepthwiseConv1D(2, depth_multiplier=2)": ((4, 3), (1, 3, 2)),
+    "DepthwiseConv2D(2)": ((4, 4, 3), (1, 1, 3, 1)),
+    "SeparableConv2D(5, 2)": ((4, 4, 3), (1, 1, 3, 1), (1, 1, 1, 5)),
+    "Conv1DTranspose(5, 2)": ((4, 3), (1, 5, 1)),
+    "Conv2DTranspose(5, 2)": ((4, 4, 3), (1, 1, 5, 1)),
+    "EinsumDense('abc,cde->abde', output_shape=(None, 2, 5))": ((4, 3), (1, 2, 5)),
+    "EinsumDense('abc,cd->abd', output_shape=(None, 5))": ((4, 3), (1, 5)),
+    "MultiHeadAttention(2, 5)": ((4, 3), (1, 2, 5), (1, 2, 5), (1, 2, 5), (1, 1, 3)),
+    "LSTM(5)": ((4, 3), (1, 20), (1, 20)),
+    "Bidirectional(keras.layers.GRU(5))": ((4, 3), (1, 15), (1, 15), (1, 15), (1, 15)),
+    "Embedding(7, 5)": ((4,), (1, 5)),
+}
+
+
+@pytest.mark.parametrize("kind", UNITS)
+def test_one_scale_for_each_output_unit(kind):
+    shape, *expected = UNITS[kind]
+    layer, inputs = eval(f"keras.layers.{kind}"), keras.Input(shape)
+    model = keras.Model(inputs, layer(inputs, inputs) if "Attention" in kind else layer(inputs))
+    quantized = lqs.quantize(model, lqs.NestedQuantization("output"), lqs.NestedQuantization())
+    kernels = [q for v, q in quantized_parameters(quantized) if v.name != "bias" and len(v.shape) > 1]
+    assert sorted(tuple(q.scale.shape) for q in kernels) == sorted(expected)
+    clone = lqs.NestedQuantization.from_config(kernels[0].get_config())
+    clone.build(kernels[0].parameter_shape)
+    assert clone.scale.shape == kernels[0].scale.shape
+
+
+def test_output_unit_of_a_bias_is_its_element():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    quantized = lqs.quantize(model, None, lqs.NestedQuantization("output"))
+    assert [tuple(q.scale.shape) for _, q in quantized_parameters(quantized)] == [(3,)]

@@ -18,9 +18,9 @@ from lqs.scales import (
     MinValue,
     is_large,
     log_of,
+    max_scale,
     validate_initial_scale,
     validate_measure,
-    validate_parametrization,
 )
 
 # Magnitudes by row: 6, 0, 3, 3, of mean 3 and threshold 2.1, and 8, 2, 1, 1, of mean 3 too. Highest level 4, root 2.
@@ -89,12 +89,87 @@ def test_bad_initial_scale(value):
         lqs.NestedQuantization(initial_scale=value)
 
 
-@pytest.mark.parametrize("value", ["exp", "Log", None, True, ["log"], math.log])
+@pytest.mark.parametrize("value", ["exp", "Log", True, ["log"], math.log])
 def test_bad_parametrization(value):
     message = r"Argument `parametrization` must be one of \('linear', 'log'\). Received: parametrization="
     with pytest.raises(ValueError, match=message):
         lqs.NestedQuantization(parametrization=value)
-    assert validate_parametrization("log") == "log"
+
+
+@pytest.mark.parametrize("bits", [None, 2])
+def test_parametrization_by_default(bits):
+    """As the thesis has it for unbounded integers; by the logarithm with `bits`, unless something else is said."""
+    layer = lqs.NestedQuantization(bits=bits)
+    assert layer.parametrization == ("linear" if bits is None else "log") == layer.copy().parametrization
+    assert lqs.NestedQuantization(bits=bits, parametrization="linear").copy().parametrization == "linear"
+    config = {key: value for key, value in layer.get_config().items() if key != "parametrization"}
+    assert lqs.NestedQuantization.from_config(config).parametrization == "linear"  # of before there was another one
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_few_bits_do_not_fall_to_the_least_scale(seed):
+    """With a learning rate above the scale; a linear scale is lost for half of these seeds, and for good."""
+    rng = np.random.default_rng(seed)
+    layer = lqs.NestedQuantization("row", lqs.StraightThrough(), rounding="nearest", bits=2)
+    layer.build_for(keras.Variable(0.05 * rng.normal(size=(4, 4)).astype("float32")))
+    optimizer = keras.optimizers.Adam(0.2)
+    optimizer.build([layer.scale_weight])
+    for _ in range(5):
+        gradient = rng.normal(size=layer.scale_weight.shape).astype("float32")
+        optimizer.apply_gradients([(keras.ops.convert_to_tensor(gradient), layer.scale_weight)])
+    assert numbers(layer.scale).min() > 100 * MIN_SCALE
+
+
+def test_measured_scale_is_no_logarithm():
+    """By the exponential of a logarithm the largest element could lie beyond the highest level: without a gradient."""
+    parameter = np.random.default_rng(0).uniform(-1, 1, (64, 9)).astype("float32")
+    layer = built_for(parameter, initial_scale=None, granularity="row", rule=Measured("max"), parametrization="log")
+    np.testing.assert_array_equal(numbers(layer.scale), numbers(max_scale(parameter, (1,), (-4, 3))))
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "floor"])
+def test_largest_element_is_not_clipped_by_the_rounding_of_its_logarithm(rounding):
+    parameter = np.random.default_rng(0).uniform(-1, 1, (256, 4)).astype("float32")
+    layer = built_for(parameter, initial_scale="max", granularity="row", rounding=rounding)
+    assert layer.parametrization == "log" and (np.abs(parameter / numbers(layer.scale)) <= 3).all()
+
+
+def test_scale_that_was_assigned_before_the_first_call_stays():
+    for parametrization in ("linear", "log"):
+        layer = lqs.NestedQuantization(initial_scale="mean", parametrization=parametrization)
+        layer.build((2,))
+        layer.scale_weight.assign(layer.scale_weight_of(np.array([0.25], "float32")))
+        assert numbers(layer(np.array([1.1, 2.1], "float32"))).tolist() == [1.0, 2.0]
+
+
+# Weight decay.
+
+
+@pytest.mark.parametrize("parametrization", ["linear", "log"])
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Muon", "Lion"])
+def test_weight_decay_leaves_scales_alone(name, parametrization):
+    """In `fit`; the kernel decays."""
+    prototype = lqs.NestedQuantization(rule=lqs.Frozen(), initial_scale=0.25, parametrization=parametrization)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_initializer="ones", use_bias=False)])
+    model = lqs.quantize(model, prototype)
+    decays = {"adam_weight_decay": 0.5} if name == "Muon" else {}
+    model.compile(getattr(keras.optimizers, name)(0.1, weight_decay=0.5, **decays), lambda y, out: 0.0 * out)
+    x = np.zeros((8, 4), "float32")
+    model.fit(x, x[:, :3], batch_size=4, epochs=3, verbose=0)
+    assert numbers(model.layers[0].kernel).max() < 0.9
+    np.testing.assert_allclose(numbers(quantized_parameters(model)[0][1].scale), 0.25, rtol=1e-6)
+
+
+def test_weight_decay_keeps_the_exclusions_of_the_user():
+    layer = built_for(np.ones((2, 2), "float32"))
+    excluded, decayed = keras.Variable(np.ones(2), name="mine"), keras.Variable(np.ones(2), name="other")
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["mine"])
+    variables = [layer.scale_weight, excluded, decayed]
+    optimizer.build(variables)
+    optimizer.apply_gradients([(keras.ops.zeros(v.shape), v) for v in variables])
+    assert [float(numbers(v).min()) for v in variables[1:]] == pytest.approx([1.0, 0.95])
+    np.testing.assert_allclose(numbers(layer.scale), 0.5)
 
 
 @pytest.mark.parametrize("name", ["max", "lsq"])
@@ -182,10 +257,22 @@ def built_for(parameter, bits=3, initial_scale=0.5, **arguments):
 @pytest.mark.parametrize("at", [4.1, -4.6])
 def test_much_that_is_clipped_is_warned_of(at):
     message = (
-        r"^10% of a parameter of the shape \(20,\) lie beyond the levels -4 to 3 at the scale 0.5 and are clipped: "
+        r"^10% of a parameter of the shape \(20,\) lie beyond the levels -4 to 3 at the scale 0.5, and are clipped. "
     )
-    with pytest.warns(UserWarning, match=message + "give a larger `initial_scale`, or 'max', or leave"):
+    with pytest.warns(UserWarning, match=message + "Give another `initial_scale`, or `bits` without one, with which"):
         built_for(values(2, at))
+
+
+@pytest.mark.parametrize("bits", [None, 3])
+def test_parameter_that_becomes_zero_is_warned_of(bits):
+    message = (
+        r"^All elements of a parameter of the shape \(4,\) are less than half of the scale 0.5, and become 0. Give"
+    )
+    with pytest.warns(UserWarning, match=message):
+        built_for(np.full(4, 1e-6, "float32"), bits)
+    with warnings.catch_warnings(action="error"):
+        built_for(np.zeros(4, "float32"), bits)
+        built_for(np.array([0.1, 0.3], "float32"), bits)
 
 
 def test_much_is_more_than_a_twentieth():
@@ -225,7 +312,7 @@ def test_bits_alone_give_a_scale_that_fits(bits, rounding, error, rng):
     quantizer = lqs.NestedQuantization("row", rounding=rounding, bits=bits)
     for variable, layer in quantized_parameters(lqs.quantize(model, quantizer, None)):
         kernel, scale = numbers(variable), numbers(layer.scale)
-        np.testing.assert_allclose(scale, np.abs(kernel).max(1, keepdims=True) / (2 ** (bits - 1) - 1), rtol=1e-6)
+        np.testing.assert_allclose(scale, np.abs(kernel).max(1, keepdims=True) / (2 ** (bits - 1) - 1), rtol=2e-6)
         assert np.all(np.abs(numbers(layer(variable.value)) - kernel) <= scale * (error + 1e-5))
 
 
@@ -282,7 +369,7 @@ def test_learned_scale_is_not_measured_in_training():
     layer = lqs.NestedQuantization("row", lqs.Frozen(), bits=3)
     layer.build_for(keras.Variable(PARAMETER))
     layer(PARAMETER / 2, training=True)
-    np.testing.assert_allclose(numbers(layer.scale), [[2.0], [8 / 3]], rtol=1e-6)
+    np.testing.assert_allclose(numbers(layer.scale), [[2.0], [8 / 3]], rtol=2e-6)
     assert layer.is_scale_learned
 
 
