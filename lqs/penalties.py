@@ -103,7 +103,7 @@ def geometric_code_length(parameter: Tensor, scale: Tensor, axes: tuple[int, ...
     >>> f"{float(geometric_code_length(np.array([1.0] + 99 * [0.0]), np.array([1.0]), (0,))):.3f}"
     '0.091'
     """
-    mean = ops.mean(ops.abs(parameter) / scale)
+    mean = ops.mean(ops.mean(ops.abs(parameter), axis=axes, keepdims=True) / scale)
     inverse_mean = ops.reciprocal(ops.maximum(mean, SMALLEST_MEAN))
     return (mean * ops.arcsinh(inverse_mean) + ops.arcsinh(mean)) / LOG_2
 

@@ -181,15 +181,12 @@ class NestedQuantization(keras.layers.Layer):
     def call(self, parameter: Tensor, training: bool | None = None) -> Tensor:
         """Return `P_r`, of the shape and dtype of `parameter`; in training, measure the scale and draw noise."""
         _validate_float(parameter)
-        # Each variable is read once, for forward and backward. A read for the backward pass alone TensorFlow may carry
-        # out after the optimizer's update: its graph optimizer drops the edge between them, since there is a path by
-        # way of the `IdentityN` of a custom gradient, which it then removes.
-        dtype, parameter = parameter.dtype, _in_float32_at_least(ops.copy(parameter))
+        dtype, parameter = parameter.dtype, _in_float32_at_least(_read_once(parameter))
         if self._lacks_values:
             self._initialize_at_first_call(parameter)
         if training:
             self._scale.follow(parameter)
-        scale, rounding = ops.cast(ops.copy(self.scale), parameter.dtype), self._rounding
+        scale, rounding = ops.cast(_read_once(self.scale), parameter.dtype), self._rounding
         if self.penalty is not None and not self.losses:  # a layer called twice has its parameters once
             self.add_loss(self._weighted_penalty(parameter, scale))
         integers = rounding.training_integers(parameter, scale) if training else rounding.integers(parameter, scale)
@@ -286,6 +283,15 @@ class NestedQuantization(keras.layers.Layer):
 class _Parts:
     rule: Rule
     rounding: Rounding
+
+
+def _read_once(variable: Tensor) -> Tensor:
+    """Return the value of a variable, for the forward and the backward pass.
+
+    A read for the backward pass alone TensorFlow may carry out after the optimizer's update: its graph optimizer drops
+    the edge between them, since there is a path by way of the `IdentityN` of a custom gradient, which it then removes.
+    """
+    return ops.copy(variable) if keras.backend.backend() == "tensorflow" else ops.convert_to_tensor(variable)
 
 
 def _in_float32_at_least(parameter: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
-"""Sum and maximum of a large parameter in one pass: what JAX on a CPU needs of its own, and why.
+"""Sums and maxima of large parameters: what a backend needs of its own on a CPU, and why.
 
-The votes of a scale (`lqs.rules.gradient_ratio`) go through three loops there: XLA writes the integers, leaves `tanh`,
+The votes of a scale (`lqs.rules.gradient_ratio`) go through three loops on JAX: XLA writes the integers, leaves `tanh`,
 and the sum of it, to its library YNN, and takes the maximum in a loop of its own. Here, one loop takes both, with no
 `tanh` where it is the identity. XLA chooses the order of its sums by what stands around them. Here it is fixed, as XLA
 has it in a training step of the thesis's MNIST network, whose bits are therefore the same either way: the two halves of
 32 neighbours, these 16 sums, then the sums of 32, one after the other.
 
-Rows alone have this way: along other axes XLA's loops are others, and on TensorFlow next to nothing was gained. Small
-parameters do without, since a branch costs more than their loops. Figures are in benchmarks/README.md.
+The last axis has this way, alone or with others: without it XLA's loops are quick. So are those of small parameters. On
+TensorFlow only the maximum is worth it. Figures are in benchmarks/README.md.
 """
 
 import math
@@ -29,7 +29,7 @@ def is_for_one_pass(parameter, axes):
     False
     """
     shape = parameter.shape
-    in_rows = len(shape) > 1 and tuple(axes) == (len(shape) - 1,)
+    in_rows = len(shape) > 1 and len(shape) - 1 in axes
     if keras.backend.backend() != "jax" or not in_rows or math.prod(shape) < LEAST_SIZE:
         return False
     is_float32 = keras.backend.standardize_dtype(parameter.dtype) == "float32"
@@ -65,6 +65,24 @@ def sum_and_max(values, magnitudes):
     operands = ops.reshape(values, shape), ops.reshape(magnitudes, shape)
     sums, maxima = jax.lax.reduce(operands, (zero, zero), both, (len(outer) + 1,))
     return _sum_of_windows(ops.sum(sums, axis=-1)), ops.max(maxima, axis=(-2, -1))[..., None]
+
+
+def maximum(values, axes):
+    """Return the maximum along axes, which are kept with size 1.
+
+    Example:
+
+    >>> ops.convert_to_numpy(maximum(ops.convert_to_tensor([[1.0, 3.0], [2.0, 0.0]]), (1,))).tolist()
+    [[3.0], [2.0]]
+    """
+    if (
+        keras.backend.backend() == "tensorflow"
+        and math.prod(values.shape) >= LEAST_SIZE
+        and len(values.shape) - 1 in axes
+    ):
+        while values.shape[-1] % 2 == 0:  # loops that XLA compiles to vector instructions there, unlike its maximum
+            values = ops.maximum(*ops.split(values, 2, axis=-1))
+    return ops.max(values, axis=axes, keepdims=True)
 
 
 def _sum_by_library(values):

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from lqs.parts import Levels, Part
-from lqs.reductions import is_for_one_pass, sum_and_max_of_tanh
+from lqs.reductions import is_for_one_pass, maximum, sum_and_max_of_tanh
 from lqs.rounding import is_within
 from lqs.scales import FLOAT32_EPSILON, MEASURES, validate_measure
 from lqs.strengths import add_strength, strength_value, validate_strength
@@ -77,7 +77,7 @@ def _mean_and_largest(upstream, integers, scale, axes, threshold):
     """Return the mean vote and the largest integer in magnitude of each scale."""
     magnitude = ops.abs(integers)
     votes = ops.tanh(_capped_difference(upstream, magnitude * scale, threshold))
-    return ops.mean(votes, axis=axes, keepdims=True), ops.max(magnitude, axis=axes, keepdims=True)
+    return ops.mean(votes, axis=axes, keepdims=True), maximum(magnitude, axes)
 
 
 def _in_one_pass(upstream, integers, scale, axes, threshold):
@@ -88,11 +88,13 @@ def _in_one_pass(upstream, integers, scale, axes, threshold):
         return _capped_difference(upstream, reconstructed, threshold), ops.abs(reconstructed)
 
     total, largest = sum_and_max_of_tanh(terms, threshold)
+    *others, _ = axes
+    total, largest = ops.sum(total, axis=others, keepdims=True), ops.max(largest, axis=others, keepdims=True)
     # An integer up to 2**21 differs from its quotient by less than this; others are values of a codebook.
     quotient = largest / scale
     integer = ops.round(quotient)
     largest = ops.where(ops.abs(quotient - integer) <= 2.0**-22 * quotient, integer, quotient)
-    return total / upstream.shape[-1], largest
+    return total / math.prod(upstream.shape[axis] for axis in axes), largest
 
 
 def _capped_difference(upstream, reconstructed, threshold):

@@ -7,7 +7,7 @@ from keras import ops
 from oracles import ratio_by_loops
 
 import lqs
-from lqs.reductions import TANH_IS_IDENTITY_BELOW, is_for_one_pass, sum_and_max_of_tanh
+from lqs.reductions import TANH_IS_IDENTITY_BELOW, is_for_one_pass, maximum, sum_and_max_of_tanh
 from lqs.rules import gradient_ratio
 
 IS_JAX = keras.backend.backend() == "jax"
@@ -21,7 +21,9 @@ SHAPES = [(784, 128), (256, 32), (16, 1024), (3, 90, 96)]
         ((784, 128), (1,), "float32", True),
         ((3, 3, 64, 64), (3,), "float32", True),
         ((784, 128), (0,), "float32", False),  # columns
-        ((784, 128), (0, 1), "float32", False),  # one scale
+        ((784, 128), (0, 1), "float32", True),  # one scale
+        ((3, 3, 32, 64), (0, 1, 3), "float32", True),  # channels
+        ((3, 3, 32, 64), (0, 1, 2), "float32", False),  # filters
         ((128, 10), (1,), "float32", False),  # small
         ((784, 100), (1,), "float32", False),  # no windows of 32
         ((8192,), (0,), "float32", False),
@@ -46,6 +48,15 @@ def test_sum_and_max_of_tanh(shape, bound):
     np.testing.assert_allclose(ops.convert_to_numpy(total), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "shape, axes", [((256, 96), (1,)), ((256, 96), (0, 1)), ((256, 96), (0,)), ((9, 3, 1024), (0, 2))]
+)
+def test_maximum(shape, axes):
+    values = np.random.default_rng(0).normal(size=shape).astype("float32")
+    found = ops.convert_to_numpy(maximum(ops.convert_to_tensor(values), axes))
+    np.testing.assert_array_equal(found, values.max(axes, keepdims=True))
+
+
 @jax_only
 def test_tanh_is_the_identity_below_the_bound():
     """As XLA compiles the old form, with its sum: every exponent from the bound down, and numbers between."""
@@ -59,9 +70,11 @@ def test_tanh_is_the_identity_below_the_bound():
     np.testing.assert_array_equal(ops.convert_to_numpy(sums), -numbers)
 
 
-def rule_inputs(shape, rng, codebook=None):
+def rule_inputs(shape, rng, codebook=None, axes=(-1,)):
     """Return `upstream, values, scale` where a third of the votes is 0 and another third of no gradient at all."""
-    scale = rng.uniform(1e-5, 1e-2, (*shape[:-1], 1)).astype("float32")
+    shared = [axis % len(shape) for axis in axes]
+    of_scale = [1 if axis in shared else size for axis, size in enumerate(shape)]
+    scale = rng.uniform(1e-5, 1e-2, of_scale).astype("float32")
     values = rng.integers(-3000, 3001, shape).astype("float32") if codebook is None else rng.choice(codebook, shape)
     upstream = rng.choice(np.array([0.0, 1.0, 1e-9], "float32"), shape)
     return upstream, values.astype("float32"), scale
@@ -70,13 +83,13 @@ def rule_inputs(shape, rng, codebook=None):
 @pytest.mark.parametrize("stalled", [False, True])
 @pytest.mark.parametrize("threshold", [0.0, 1e-10, 1e-8, 1e-5, 0.7])
 @pytest.mark.parametrize("codebook", [None, [-1.37, 0.0, 0.61]], ids=["integers", "codebook"])
-def test_rule_against_loops(codebook, threshold, stalled):
-    """Beside a group that the rule has always taken in its plain form, with the numbers of each row."""
-    shape = (257, 32)
-    upstream, values, scale = rule_inputs(shape, np.random.default_rng(1), codebook)
+@pytest.mark.parametrize("shape, varying", [((257, 32), (0,)), ((257, 32), ()), ((3, 3, 32, 32), (2,))])
+def test_rule_against_loops(shape, varying, codebook, threshold, stalled):
+    axes = tuple(axis for axis in range(len(shape)) if axis not in varying)
+    upstream, values, scale = rule_inputs(shape, np.random.default_rng(1), codebook, axes)
     arrays = [ops.convert_to_tensor(array) for array in (upstream, values, values, scale)]
-    result = ops.convert_to_numpy(gradient_ratio(*arrays, (1,), np.float32(threshold), stalled))
-    expected = ratio_by_loops(upstream, values, scale, (0,), threshold, stalled)
+    result = ops.convert_to_numpy(gradient_ratio(*arrays, axes, np.float32(threshold), stalled))
+    expected = ratio_by_loops(upstream, values, scale, varying, threshold, stalled)
     np.testing.assert_allclose(result, expected, rtol=2e-5, atol=1e-20)
 
 
