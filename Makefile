@@ -20,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_USE_PEP517 = 1
 
-.PHONY: help figures runs test mutants lab clean
+.PHONY: help figures runs test mutants bench lab clean
 .DELETE_ON_ERROR:
 
 help:  ## print this list
@@ -46,6 +46,9 @@ test: $(STAMP)  ## lint, types, tests on TensorFlow and JAX, doctests, every not
 mutants: export OMP_NUM_THREADS = 1
 mutants: $(STAMP)  ## change the library here and there: which changes do its tests not notice?
 	python benchmarks/mutants.py
+
+bench: $(STAMP)  ## measure speed into benchmarks/results.md, which is committed: on an idle machine, ten minutes
+	sh benchmarks/all.sh > benchmarks/results.tmp && mv benchmarks/results.tmp benchmarks/results.md
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	jupyter lab notebooks

@@ -4,7 +4,8 @@
 
 Every variant is trained in turn, round after round, so that a machine whose speed drifts slows all of them. The ratio
 is the median over rounds of the variant's time to the float network's in the same round. `--peer` adds hgq2, which is
-not among this project's dependencies (see benchmarks/README.md).
+not among this project's dependencies (see benchmarks/README.md). `--processor` counts the time of the process on all
+cores: for a machine that is not idle, with `taskset -c 0`.
 """
 
 import argparse
@@ -38,6 +39,24 @@ def nested_network(setting, granularity, rule):
     return lqs.quantize(float_network(setting), kernel, bias, where=NETWORKS[SETTINGS[setting][0]][1])
 
 
+def code_length_network(setting):
+    """Return the network with README's recipe for small files."""
+    penalty, options = lqs.CodeLengthPenalty(0.01), {"rounding": "nearest", "parametrization": "log"}
+    prototype = lqs.NestedQuantization("scalar", lqs.StraightThrough(), penalty, initial_scale=0.01, **options)
+    return lqs.quantize(float_network(setting), prototype, prototype)
+
+
+def network_of_layers():
+    """Return the MNIST network made of `lqs.QuantDense`."""
+    rule = lqs.GradientRatio(1e-10)
+    arguments = {
+        "kernel_quantizer": lqs.NestedQuantization("row", rule),
+        "bias_quantizer": lqs.NestedQuantization("scalar", rule),
+    }
+    hidden, output = lqs.QuantDense(128, "relu", **arguments), lqs.QuantDense(NUM_CLASSES, **arguments)
+    return keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), hidden, output])
+
+
 def hgq_network(setting):
     """Return the MNIST network of hgq2's quantized layers, with its defaults (Sun et al., arXiv 2405.00645)."""
     from hgq.config import LayerConfigScope, QuantizerConfigScope
@@ -58,7 +77,10 @@ def variants(setting, with_peer):
         f"nested, {varying}, GradientRatio": nested_network(setting, varying, lqs.GradientRatio(1e-10)),
         "nested, scalar, GradientRatio": nested_network(setting, "scalar", lqs.GradientRatio(1e-10)),
         "nested, scalar, Frozen": nested_network(setting, "scalar", lqs.Frozen()),
+        "nested, scalar, code length": code_length_network(setting),
     }
+    if setting == "mnist":
+        models["nested, row, GradientRatio, of QuantDense"] = network_of_layers()
     if with_peer:
         models["hgq2, defaults"] = hgq_network(setting)
     for model in models.values():
@@ -73,6 +95,7 @@ def main():
     parser.add_argument("setting", choices=SETTINGS)
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--peer", action="store_true", help="also time hgq2")
+    parser.add_argument("--processor", action="store_true", help="processor time in place of the clock's")
     arguments = parser.parse_args()
 
     _, input_shape, batch_size, num_steps = SETTINGS[arguments.setting]
@@ -81,14 +104,16 @@ def main():
     labels = rng.integers(0, NUM_CLASSES, len(images))
     keras.utils.set_random_seed(0)
     models = variants(arguments.setting, arguments.peer)
+    clock = time.process_time if arguments.processor else time.perf_counter
     seconds = {name: [] for name in models}
     for round_number in range(arguments.rounds + 1):  # the first one compiles
         for name, model in models.items():
-            start = time.perf_counter()
+            start = clock()
             model.fit(images, labels, batch_size=batch_size, verbose=0)
             if round_number:
-                seconds[name].append((time.perf_counter() - start) / num_steps)
-    print(f"{arguments.setting}, batch {batch_size}, Keras {keras.__version__} on {keras.backend.backend()}")
+                seconds[name].append((clock() - start) / num_steps)
+    print(f"\n| {arguments.setting}, batch {batch_size}, on {keras.backend.backend()} | a step | ratio |")
+    print("| --- | --- | --- |")
     for name, times in seconds.items():
         ratios = [own / reference for own, reference in zip(times, seconds["float"], strict=True)]
         median, low, high = statistics.median(ratios), min(ratios), max(ratios)
