@@ -7,7 +7,7 @@ Both formats have an operator that maps integers to floats,
 so the file holds `P_q` in the smallest integer type that fits and `s` in float32, and the network computes with
 the parameters that it was trained with. Keras's own exporters write the network with these parameters as inputs of the
 graph, so that they are not folded into other constants; then integers, scales and the operator take the place of each
-input. The graph itself takes 1 to 20 kB: the file of a small network is larger than its float parameters.
+input. The graph itself takes a kilobyte to tens of them: a small network's file is larger than its float parameters.
 
 | type    | integers     | ONNX                   | LiteRT         |
 |---------|--------------|------------------------|----------------|

@@ -16,7 +16,8 @@ def export_litert(model, path, types=("int4", "int8", "int16")):
     """Write a quantized model as LiteRT (`.tflite`), quantized parameters as integers with `DEQUANTIZE`.
 
     Weights are exact; activations are float. The interpreter dequantizes the parameters once: the file is small,
-    the memory that it needs is the float network's. Recurrent layers are unrolled: they need a number of timesteps.
+    the memory that it needs is the float network's. Recurrent layers are unrolled: they need a fixed number of
+    timesteps, each of which adds to the file (about 3 kB for an LSTM).
 
     Names are those of `export_onnx`. Give arrays by name: the interpreter lists the inputs of a signature
     alphabetically, in `get_signature_list`; `get_input_details` has them in the model's order. The interpreter of
