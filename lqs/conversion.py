@@ -178,11 +178,6 @@ def dequantize(layer):
     >>> keras.ops.convert_to_numpy(dequantize(quantized).layers[0].kernel).tolist()
     [[0.75]]
     """
-    return dequantize_with_pairs(layer)[0]
-
-
-def dequantize_with_pairs(layer):
-    """Return `dequantize(layer)` and the pairs `(variable of layer, its variable in the copy)`."""
     _validate_layer(layer)
     copy, pairs = copied_as_float(layer)
     with keras.StatelessScope():  # leaves no penalties behind in the layer
@@ -190,7 +185,7 @@ def dequantize_with_pairs(layer):
     for source, target in pairs:
         if id(source) in values:
             target.assign(values[id(source)])
-    return copy, pairs
+    return copy
 
 
 def _convert(layer, prototype_of):

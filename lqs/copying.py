@@ -71,9 +71,10 @@ def _clone(layer, copy, known):
 
     if not isinstance(layer, keras.layers.Layer):
         return type(layer).from_config(layer.get_config())  # an operation of the graph, without weights
-    if type(layer) not in GRAPHS:
-        return copy(layer)
-    return keras.models.clone_model(layer, clone_function=copy_node)
+    is_graph = type(layer) in GRAPHS
+    made = keras.models.clone_model(layer, clone_function=copy_node) if is_graph else copy(layer)
+    made._called = layer._called  # Keras's own exports ask for it
+    return made
 
 
 def _copy(layer):

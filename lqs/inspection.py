@@ -13,6 +13,8 @@ from lqs.quantizer import NestedQuantization
 if TYPE_CHECKING:
     import pandas as pd
 
+LARGEST_RATIO = np.nextafter(np.float32(2**31), np.float32(0))  # of which the integer is an int32
+
 
 def quantized_parameters(model: keras.layers.Layer) -> list[tuple[keras.Variable, NestedQuantization]]:
     """Return pairs `(variable, NestedQuantization)` for every quantized parameter of a built layer or model."""
@@ -127,7 +129,8 @@ def summary(model: keras.layers.Layer) -> "pd.DataFrame":
         `pandas.DataFrame`, empty if nothing is quantized.
 
     Raises:
-        ValueError: if `model` is not a Keras layer.
+        ValueError: if `model` is not a Keras layer, or its integers are not those that it computes with: variables that
+            are not finite, scales that are not positive, integers beyond int32.
 
     Example:
 
@@ -141,6 +144,7 @@ def summary(model: keras.layers.Layer) -> "pd.DataFrame":
 
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"Argument `model` must be a Keras layer or model. Received: model={model!r}")
+    check_values(model)
     rows = [_summary_row(variable, quantizer) for variable, quantizer in quantized_parameters(model)]
     return pd.DataFrame(rows)
 
@@ -155,6 +159,48 @@ def _summary_row(variable: keras.Variable, quantizer: NestedQuantization) -> dic
         "scale_max": float(scale.max()),
         **integer_statistics([integers]),
     }
+
+
+def check_values(model: keras.layers.Layer) -> None:
+    """Raise unless the values of a layer or model are such that its integers are those that it computes with.
+
+    Raises:
+        ValueError: if a variable is not finite, a scale is not a positive number, or an integer `P_q` is beyond int32.
+    """
+    for variable in model.variables:
+        if keras.backend.is_float_dtype(variable.dtype):
+            _check_finite(variable)
+    for variable, quantizer in quantized_parameters(model):
+        _check_integers(variable, quantizer)
+
+
+def _check_finite(variable: keras.Variable) -> None:
+    value = to_numpy(variable.value).astype("float64")
+    finite = np.isfinite(value)
+    if not finite.all():
+        raise ValueError(
+            f"Argument `model` must have finite variables; its training may have diverged. Received: {variable.path} "
+            f"with {np.count_nonzero(~finite):,} of {value.size:,} values that are not finite"
+        )
+
+
+def _check_integers(variable: keras.Variable, quantizer: NestedQuantization) -> None:
+    """Raise unless the scale is a positive number and all integers fit into int32, by the ratios in float64."""
+    scale = to_numpy(quantizer.scale).astype("float64")
+    if not np.all((scale > 0) & np.isfinite(scale)):
+        raise ValueError(
+            f"Argument `model` must have scales that are positive numbers. Received: {variable.path} with scales from "
+            f"{scale.min():.4g} to {scale.max():.4g}"
+        )
+    if quantizer.levels is not None:
+        return  # clipped
+    ratio = np.abs(to_numpy(variable.value).astype("float64") / scale).max(initial=0)
+    if ratio > LARGEST_RATIO:
+        raise ValueError(
+            f"Argument `model` must have integers within int32: give the parameter a larger scale, or leave it in "
+            f"float by the argument `where` of `lqs.quantize`. Received: {variable.path} of up to {ratio:.4g} times "
+            "its scale"
+        )
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

@@ -8,11 +8,11 @@ from lqs.conversion import quantize
 from lqs.file.checks import check_savable
 from lqs.file.saving import load, save
 from lqs.file.sizes import file_bytes, size_report
-from lqs.inspection import quantized_parameters
+from lqs.inspection import quantized_parameters, summary
 from lqs.quantizer import NestedQuantization
 
 L = keras.layers
-FUNCTIONS = [check_savable, size_report, file_bytes]
+FUNCTIONS = [check_savable, size_report, file_bytes, summary]
 
 
 def small(**arguments):

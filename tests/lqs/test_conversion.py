@@ -421,6 +421,39 @@ def test_dequantize_bad_layer():
         lqs.dequantize(lqs.QuantDense(3, name="d"))
 
 
+@registered
+class Pair(keras.Model):
+    """A model whose configuration holds its parts."""
+
+    def __init__(self, first, second, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second, self.built = first, second, True
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+    def get_config(self):
+        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("first", "second")}
+        return {**super().get_config(), **parts}
+
+    @classmethod
+    def from_config(cls, config):
+        parts = {name: keras.saving.deserialize_keras_object(config.pop(name)) for name in ("first", "second")}
+        return cls(**parts, **config)
+
+
+@pytest.mark.once
+def test_dequantize_model_of_quantized_parts(rng):
+    """Refused as a whole, and made of dequantized parts, as the error says."""
+    parts = [lqs.quantize(stack((4,), layers.Dense(4)), kernel=coarse()) for _ in range(2)]
+    with pytest.raises(ValueError, match="dequantize these one by one, and make it of the results"):
+        lqs.dequantize(Pair(*parts))
+    inputs = rng.normal(size=(2, 4)).astype("float32")
+    plain = Pair(*map(lqs.dequantize, parts))
+    assert len(plain.weights) == 4
+    np.testing.assert_array_equal(predict(plain, inputs), predict(Pair(*parts), inputs))
+
+
 def test_layers_of_lqs_inside(rng, reload):
     """QuantDense keeps its own quantizers, in a model and in a composite layer."""
     own = lqs.QuantDense(5, kernel_quantizer=coarse(), bias_quantizer=coarse(rule=lqs.Frozen()))

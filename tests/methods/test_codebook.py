@@ -7,8 +7,9 @@ from keras import ops
 
 import lqs
 from lqs import methods
+from lqs.export.parameters import parameters_of
 from lqs.file import reader
-from lqs.inspection import quantized_parameters, to_numpy
+from lqs.inspection import quantized_parameters
 from lqs.methods.codebook import Codebook, nearest, shares_and_means
 
 
@@ -125,9 +126,8 @@ def test_levels_that_are_equal_leave_the_parameter_in_float(rng, tmp_path):
 
 @pytest.mark.once
 def test_exports_leave_codebooks_in_float(rng):
-    export = pytest.importorskip("lqs.export")
     model, variable, quantizer = quantized(rng)
-    parameters = export._parameters(model, ("int8",))[1]
+    parameters = parameters_of(model, ("int8",))
     (kernel,) = [parameter for parameter in parameters if parameter.integers is not None]
     assert kernel.scale is None and kernel.reason == "levels of a codebook"
-    np.testing.assert_array_equal(to_numpy(kernel.variable), numbers(quantizer(variable.value)))
+    np.testing.assert_array_equal(kernel.value, numbers(quantizer(variable.value)))
