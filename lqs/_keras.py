@@ -15,15 +15,29 @@ from keras.src.models.functional import Functional
 
 __all__ = [
     "AutocastScope",
+    "ForgetsLosses",
     "Functional",
     "get_input_signature",
     "get_stateless_scope",
     "global_state",
     "is_concrete",
     "is_within_call",
+    "number_paths",
     "set_sublayers",
     "variables_from_values",
 ]
+
+
+class ForgetsLosses(keras.layers.Layer):
+    """A layer whose call cannot remove losses of other layers.
+
+    Within a stateless scope, Keras removes the losses that a layer added in its last call by their `id`. When a step is
+    not compiled, a new loss of another layer may have the `id` of one that is gone.
+    """
+
+    def _clear_losses(self):
+        self._loss_ids.clear()
+        super()._clear_losses()
 
 
 def is_concrete(tensor):
@@ -38,6 +52,20 @@ def is_concrete(tensor):
 def is_within_call():
     """Return whether a layer is being called, by `__call__` and not by `call`."""
     return global_state.get_global_attribute("current_call_ctx") is not None
+
+
+def number_paths(variables):
+    """Add numbers to paths of variables, so that no two are the same: files in the format HDF5 need it.
+
+    Names of variables stay.
+    """
+    taken = set()
+    for variable in variables:
+        path, number = variable.path, 1
+        while variable.path in taken:
+            number += 1
+            variable._path = f"{path}_{number}"
+        taken.add(variable.path)
 
 
 def set_sublayers(layer, name, sublayers):

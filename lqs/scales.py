@@ -199,10 +199,11 @@ class Scale:
         self.levels, self.initial_scale, self.measure = levels, initial_scale, measure
         self.axes, self.is_log = sharing_axes(granularity, len(shape)), parametrization == "log"
         initial = initial_scale if isinstance(initial_scale, float) else MIN_SCALE
+        self.initial_weight = math.log(initial) if self.is_log else initial
         self.weight = layer.add_weight(
             name="log_scale" if self.is_log else "scale",
             shape=scale_shape(granularity, shape),
-            initializer=keras.initializers.Constant(math.log(initial) if self.is_log else initial),
+            initializer=keras.initializers.Constant(self.initial_weight),
             constraint=MinValue(math.log(MIN_SCALE) if self.is_log else MIN_SCALE),
             trainable=measure is None,
         )
@@ -216,6 +217,12 @@ class Scale:
     def follows_parameter(self) -> bool:
         """Whether initial values depend on those of the parameter."""
         return self.measure is not None or isinstance(self.initial_scale, str)
+
+    @property
+    def is_initial(self) -> bool:
+        """Whether the weight still has the value that was given for it; one that is measured is not known to."""
+        weight = np.asarray(ops.convert_to_numpy(self.weight))
+        return not self.follows_parameter and bool(np.all(weight == weight.dtype.type(self.initial_weight)))
 
     def weight_of(self, scale: np.ndarray) -> np.ndarray:
         """Return the array that the weight has if the scale is the given array."""

@@ -22,13 +22,14 @@ def check_savable(model):
         raise ValueError(f"Argument `model` must be a built Keras model. Received: model={model!r}")
     for variable in model.variables:
         if keras.backend.is_float_dtype(variable.dtype):
-            _check_finite(variable)
+            check_finite(variable)
     for variable, quantizer in quantized_parameters(model):
         _check_integers(variable, quantizer)
     _check_no_assets(model)
 
 
-def _check_finite(variable):
+def check_finite(variable):
+    """Raise a `ValueError` unless all elements of a variable are finite."""
     value = to_numpy(variable.value).astype("float64")
     finite = np.isfinite(value)
     if not finite.all():
