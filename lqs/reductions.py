@@ -1,10 +1,10 @@
-"""Sum and maximum of a large parameter in one pass: what JAX on a CPU needs of its own, and why.
+"""Reductions that a backend needs of its own: over replicas on TensorFlow, and in one pass on JAX.
 
-The votes of a scale (`lqs.rules.gradient_ratio`) go through three loops there: XLA writes the integers, leaves `tanh`,
-and the sum of it, to its library YNN, and takes the maximum in a loop of its own. Here, one loop takes both, with no
-`tanh` where it is the identity. XLA chooses the order of its sums by what stands around them. Here it is fixed, as XLA
-has it in a training step of the thesis's MNIST network, whose bits are therefore the same either way: the two halves of
-32 neighbours, these 16 sums, then the sums of 32, one after the other.
+The votes of a scale (`lqs.rules.gradient_ratio`) go through three loops on JAX on a CPU: XLA writes the integers,
+leaves `tanh`, and the sum of it, to its library YNN, and takes the maximum in a loop of its own. Here, one loop takes
+both, with no `tanh` where it is the identity. XLA chooses the order of its sums by what stands around them. Here it is
+fixed, as XLA has it in a training step of the thesis's MNIST network, whose bits are therefore the same either way: the
+two halves of 32 neighbours, these 16 sums, then the sums of 32, one after the other.
 
 Rows alone have this way: along other axes XLA's loops are others, and on TensorFlow next to nothing was gained. Small
 parameters do without, since a branch costs more than their loops. Figures are in benchmarks/README.md.
@@ -18,6 +18,27 @@ from keras import ops
 LANES, WINDOW = 16, 32
 LEAST_SIZE = 8192  # elements of the parameter
 TANH_IS_IDENTITY_BELOW = 2.0**-25  # in YNN; in XLA itself it is below 4e-4
+
+
+def num_replicas():
+    """Return over how many replicas TensorFlow trains, each on a part of the batch; 1 on other backends.
+
+    Under `keras.distribution`, JAX computes with the whole batch.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def sum_over_replicas(tensor):
+    """Return the sum of a tensor over the replicas of TensorFlow, if there are several."""
+    if num_replicas() == 1:
+        return tensor
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
 def is_for_one_pass(parameter, axes):
