@@ -21,8 +21,7 @@ class TargetSize(keras.callbacks.Callback):
     """Steers the rate of the penalties during `fit`, so that the `.lqs` file gets the size that is asked for.
 
     The size is that of the file that `lqs.save` would write, counted from the integers and packed now and then; see
-    `lqs.file.sizes.CountedSize`. With `t` the share of the training that is over, it
-    follows the reference
+    `lqs.file.sizes.CountedSize`. With `t` the share of the training that is over, it follows the reference
 
         target * exp(bump * sin(pi * t)) * (size at first / target) ** (max(0, 1 - t / ramp) ** 2)
 
@@ -171,10 +170,7 @@ class TargetSize(keras.callbacks.Callback):
             advice = "train longer, or ask for a size that this network and task admit."
         else:
             advice = "start from a smaller `initial_scale` and lower rates, or ask for a smaller file."
-        warnings.warn(
-            f"The file takes {size:,} bytes, and {self.target:,.0f} were asked for: {advice}",
-            stacklevel=2,
-        )
+        warnings.warn(f"The file takes {size:,} bytes, and {self.target:,.0f} were asked for: {advice}", stacklevel=2)
 
     def _is_met(self, size: int) -> bool:
         return abs(size / self.target - 1) <= self.tolerance

@@ -16,8 +16,9 @@ from lqs.inspection import entropy_bits, nested_layers, quantized_parameters, to
 
 COLUMNS = ["elements", "fp32_bytes", "fp32_zip_bytes", "zip_bytes", "fixed_bytes", "entropy_bytes", "file_bytes"]
 LAST_PARTS = ["tables", "scales", "other variables", "header"]
-# When a `CountedSize` packs the file: after this change of the logarithm of the entropy, or so many counts.
-MAX_CHANGE, COUNTS_PER_PACKING = 0.2, 10
+# When a `CountedSize` packs the file: after this change of the logarithm of the entropy, or so many counts; of the
+# first twenty, while networks change most, every other one.
+MAX_CHANGE, COUNTS_PER_PACKING, FIRST_COUNTS, FIRST_COUNTS_PER_PACKING = 0.2, 10, 20, 2
 
 
 def size_report(model, float_dtype="float32"):
@@ -98,8 +99,8 @@ class CountedSize:
 
         fixed_bytes + factor * H
 
-    with the factor with which that was the size when the file was last packed. It is packed at first, when `H` has
-    changed by about a fifth since, and every tenth time.
+    with the factor with which that was the size when the file was last packed. It is packed when `H` has
+    changed by about a fifth since, and every tenth time; of the first twenty times, every other one.
 
     Args:
         model: a built `keras.Model`.
@@ -122,7 +123,7 @@ class CountedSize:
     """
 
     def __init__(self, model):
-        self.model = model
+        self.model, self.num_counts = model, 0
         self.pack()
 
     def pack(self):
@@ -131,15 +132,19 @@ class CountedSize:
         size = packed_bytes(configuration, tensors)
         sections = [section_sizes(entry) for entry, _ in tensors]
         integers = sum(each.get("codes", 0) + each.get("table", 0) for each in sections)
-        self.fixed_bytes, self.entropy, self.num_counts = size - integers, self._entropy_bytes(), 0
-        self.packed, self.factor = size, integers / self.entropy
+        self.fixed_bytes, self.entropy = size - integers, self._entropy_bytes()
+        self.packed, self.factor, self.num_since = size, integers / self.entropy, 0
         return size
 
     def count(self):
         """Return the size, counted where that will do."""
-        entropy = self._entropy_bytes()
         self.num_counts += 1
-        if self.num_counts >= COUNTS_PER_PACKING or abs(math.log(entropy / self.entropy)) > MAX_CHANGE:
+        self.num_since += 1
+        is_first = self.num_counts <= FIRST_COUNTS
+        if self.num_since >= (FIRST_COUNTS_PER_PACKING if is_first else COUNTS_PER_PACKING):
+            return self.pack()
+        entropy = self._entropy_bytes()
+        if abs(math.log(entropy / self.entropy)) > MAX_CHANGE:
             return self.pack()
         return round(self.fixed_bytes + self.factor * entropy)
 

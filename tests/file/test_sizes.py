@@ -142,14 +142,14 @@ def test_counted_size_follows_the_packed_one(rng):
         before, counted, exact = size.packed, size.count(), file_bytes(model)
         assert counted == pytest.approx(exact, rel=0.005)
         num_packed += size.packed != before
-    assert 5 < num_packed < 25
+    assert 15 < num_packed < 30
 
 
 def test_counted_size_of_one_integer_and_of_what_is_not_finite():
     network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_initializer="zeros")])
     model = quantize(network)
     size = CountedSize(model)
-    assert size.count() == size.pack() == file_bytes(model)
+    assert [size.count() for _ in range(22)] == 22 * [file_bytes(model)]
     model.layers[0].kernel.assign(np.full((4, 3), np.nan))
     with pytest.raises(ValueError, match="must have finite variables"):
         size.count()
