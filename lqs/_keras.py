@@ -17,6 +17,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 __all__ = [
     "AutocastScope",
     "BaseOptimizer",
+    "ForgetsLosses",
     "Functional",
     "get_input_signature",
     "get_stateless_scope",
@@ -24,9 +25,22 @@ __all__ = [
     "is_concrete",
     "is_within_call",
     "leave_undecayed",
+    "number_paths",
     "set_sublayers",
     "variables_from_values",
 ]
+
+
+class ForgetsLosses(keras.layers.Layer):
+    """A layer whose call cannot remove losses of other layers.
+
+    Within a stateless scope, Keras removes the losses that a layer added in its last call by their `id`. When a step is
+    not compiled, a new loss of another layer may have the `id` of one that is gone.
+    """
+
+    def _clear_losses(self):
+        self._loss_ids.clear()
+        super()._clear_losses()
 
 
 def is_concrete(tensor):
@@ -62,6 +76,20 @@ def _build_and_exclude(self, variables):
     marked = {self._var_key(variable) for variable in variables if getattr(variable, "is_left_undecayed", False)}
     if marked:
         self._exclude_from_weight_decay = marked | set(getattr(self, "_exclude_from_weight_decay", ()))
+
+
+def number_paths(variables):
+    """Add numbers to paths of variables, so that no two are the same: files in the format HDF5 need it.
+
+    Names of variables stay.
+    """
+    taken = set()
+    for variable in variables:
+        path, number = variable.path, 1
+        while variable.path in taken:
+            number += 1
+            variable._path = f"{path}_{number}"
+        taken.add(variable.path)
 
 
 def set_sublayers(layer, name, sublayers):

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from lqs.file.sizes import file_bytes, fp32_bytes, size_report
+from lqs.file.sizes import CountedSize, file_bytes, fp32_bytes
 from lqs.inspection import nested_layers, penalties
 from lqs.scales import MIN_SCALE
 from lqs.strengths import validate_strength
@@ -20,8 +20,8 @@ SPARSE_BITS = 0.4  # per penalized parameter, below which they are not
 class TargetSize(keras.callbacks.Callback):
     """Steers the rate of the penalties during `fit`, so that the `.lqs` file gets the size that is asked for.
 
-    The size is that of the file that `lqs.save` would write. With `t` the share of the training that is over, it
-    follows the reference
+    The size is that of the file that `lqs.save` would write, counted from the integers and packed now and then; see
+    `lqs.file.sizes.CountedSize`. With `t` the share of the training that is over, it follows the reference
 
         target * exp(bump * sin(pi * t)) * (size at first / target) ** (max(0, 1 - t / ramp) ** 2)
 
@@ -43,6 +43,16 @@ class TargetSize(keras.callbacks.Callback):
     less each, as long as few of them are zero. In a sparser network the rate holds out longer, and a scale must not be
     moved: the many elements that lie just where they become zero would do so together.
 
+    Rates stay where `fit` leaves them, so that another `fit` without the callback goes on changing the size. To hold
+    it, give that one `TargetSize(bytes, ramp=0, bump=0)`.
+
+    The logs of every epoch get `file_bytes`, and `val_loss_at_size`, or without validation `loss_at_size`: the loss, or
+    infinity for an epoch that does not end within `tolerance` of the size. Few of the first ones do. The best epoch
+    among the others is kept by callbacks that come after this one:
+
+        EarlyStopping("val_loss_at_size", mode="min", patience=epochs, restore_best_weights=True)
+        ModelCheckpoint(path, "val_loss_at_size", mode="min", save_best_only=True)
+
     Args:
         bytes: size of the file to end at.
         ratio: instead, how many times smaller it is to be than the float32 parameters of the float network.
@@ -58,7 +68,8 @@ class TargetSize(keras.callbacks.Callback):
 
     Raises:
         ValueError: if not exactly one of `bytes` and `ratio` is given, or an argument is out of range; when training
-            starts, if the model has no penalty with a positive rate, or what is not integers alone takes more.
+            starts, if the model has no penalty with a positive rate, or what is not integers alone takes more; at an
+            update, if the model cannot be saved, as after training has diverged.
 
     Example:
 
@@ -105,15 +116,22 @@ class TargetSize(keras.callbacks.Callback):
                 f"Received: rates {sorted(rates)}"
             )
         self.target = self.bytes or fp32_bytes(self.model) / self.ratio
-        fixed = self._fixed_bytes()
+        self.size = CountedSize(self.model)
+        fixed = self.size.fixed_bytes
         if self.target <= fixed:
             raise ValueError(
                 f"The requested size must be more than the {fixed:,} bytes of what is not integers: header, scales and "
                 f"parameters that are not quantized. Received: {self.target:,.0f} bytes"
             )
         self.lowest, self.highest = min(rates) / RATE_RANGE, max(rates) * RATE_RANGE
-        self.first_size, self.error, self.next_update = file_bytes(self.model), 0.0, 1
+        self.first_size = self.epoch_size = self.size.packed
+        self.error, self.next_update = 0.0, 1
         self.history: list[tuple[float, int, float, float]] = []
+        # Keras calls its own `History` after all callbacks that it is given: what these restore has been restored then.
+        last = getattr(self.model, "history", None)
+        self.last = last if last is not None and last.params is self.params else None
+        if self.last is not None:
+            self.last.on_train_end = self._check_size
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.epoch = epoch
@@ -123,15 +141,39 @@ class TargetSize(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._update_if_due((epoch + 1) / self.params["epochs"])
+        size = self.size.count()
+        is_near = abs(size / self.target - 1) <= 2 * self.tolerance
+        self.epoch_size = self.size.pack() if is_near else size
+        if logs:
+            loss = "val_loss" if "val_loss" in logs else "loss"
+            at_size = logs.get(loss, math.inf) if self._is_met(self.epoch_size) else math.inf
+            logs |= {"file_bytes": self.epoch_size, f"{loss}_at_size": at_size}
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self.last is None:
+            self._check_size()
+
+    def _check_size(self, logs: dict[str, Any] | None = None) -> None:
+        """Warn if the size is not met by the weights that `fit` leaves."""
+        if self.last is not None:
+            del self.last.on_train_end
         size = file_bytes(self.model)
-        if abs(size / self.target - 1) > self.tolerance:
-            warnings.warn(
-                f"The file takes {size:,} bytes, and {self.target:,.0f} were asked for: "
-                "train longer, or ask for a size that this network and task admit.",
-                stacklevel=2,
+        if self._is_met(size):
+            return
+        if self._is_met(self.epoch_size):
+            advice = (
+                f"the last epoch ended at {self.epoch_size:,} bytes, but other weights were brought back. Let what "
+                "does so monitor 'val_loss_at_size' or 'loss_at_size' with mode='min', and the optimizer have no "
+                "`use_ema`."
             )
+        elif size > self.target:
+            advice = "train longer, or ask for a size that this network and task admit."
+        else:
+            advice = "start from a smaller `initial_scale` and lower rates, or ask for a smaller file."
+        warnings.warn(f"The file takes {size:,} bytes, and {self.target:,.0f} were asked for: {advice}", stacklevel=2)
+
+    def _is_met(self, size: int) -> bool:
+        return abs(size / self.target - 1) <= self.tolerance
 
     def _update_if_due(self, share: float) -> None:
         if share * self.num_updates >= self.next_update:  # one, even if several would have been due
@@ -141,7 +183,7 @@ class TargetSize(keras.callbacks.Callback):
     def _update(self, share: float) -> None:
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # during an epoch the variables lag behind
-        size = file_bytes(self.model)
+        size = self.size.count() if share < 1 else self.size.pack()
         reference = self._reference(min(share, 1.0))
         error = math.log(size / reference)
         factor = math.exp(self.integral * error + self.proportional * (error - self.error))
@@ -164,7 +206,3 @@ class TargetSize(keras.callbacks.Callback):
         left = max(0.0, 1 - share / self.ramp) ** 2 if self.ramp else 0.0
         above = math.exp(self.bump * math.sin(math.pi * share))
         return self.target * (self.first_size / self.target) ** left * above
-
-    def _fixed_bytes(self) -> int:
-        sizes = size_report(self.model)["file_bytes"]
-        return int(sizes[["scales", "other variables", "header"]].sum())

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from lqs._keras import number_paths
 from lqs.copying import copied, copied_as_float
 from lqs.inspection import quantized_parameters, set_shares, to_numpy
 from lqs.layers import QuantizedLayer, QuantizedParameters, convert
@@ -71,6 +72,7 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
 
     quantized = copied(layer, lambda copy, _: _convert(copy, prototype_of))
     set_shares(quantized)
+    number_paths(quantized.variables)
     return quantized
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from lqs._keras import Functional, is_within_call, set_sublayers
+from lqs._keras import ForgetsLosses, Functional, is_within_call, number_paths, set_sublayers
 from lqs.quantizer import NestedQuantization
 from lqs.substitution import call_with_values, is_substituted, quantize_values
 
@@ -23,7 +23,7 @@ def copy_quantizer(name, quantizer):
     raise ValueError(f"Argument `{name}` must be an `lqs.NestedQuantization` or None. Received: {quantizer!r}")
 
 
-class QuantizedParameters(keras.layers.Layer):
+class QuantizedParameters(ForgetsLosses):
     """Base of the layers whose parameters pass through nested quantization layers."""
 
     def quantized_parameters(self):
@@ -48,6 +48,7 @@ class _QuantizedKernelAndBias(QuantizedParameters):
         super().build(input_shape)
         for variable, quantizer in self.quantized_parameters():
             quantizer.build_for(variable)
+        number_paths(self.variables)
 
     def call(self, inputs):
         return self.call_quantized(lambda: super(_QuantizedKernelAndBias, self).call(inputs))
@@ -200,6 +201,7 @@ def convert(layer, quantizers):
     for part in [*(parts(layer) if isinstance(layer, keras.Model) else []), layer]:
         if isinstance(part, QuantizedLayer) or not isinstance(part, QuantizedParameters):
             _give(part, copies)
+    number_paths(layer.variables)
     return layer
 
 

@@ -157,7 +157,13 @@ class MaxBinPenalty(Penalty):
 
 @keras.saving.register_keras_serializable("lqs")
 class InversePenalty(Penalty):
-    """Penalizes small scales; see `inverse`."""
+    """Penalizes small scales; see `inverse`.
+
+    The gradient of a scale is `-rate * share / s**2`. At the least scale it outweighs all others: in the thesis's MNIST
+    network, with a rate of 1e-8, the gradients of the scales have the norm 69, and those of all parameters 1.7. An
+    optimizer with `global_clipnorm=1` would divide both by 69. Use `clipnorm`, which clips each variable by itself, or
+    `parametrization="log"`, where the gradient is `-rate * share / s`.
+    """
 
     def term(self, parameter: Tensor, scale: Tensor) -> Tensor:
         return inverse(parameter, scale, self.axes)

@@ -8,17 +8,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from lqs._keras import get_stateless_scope, is_concrete, leave_undecayed
+from lqs._keras import ForgetsLosses, get_stateless_scope, is_concrete, leave_undecayed
 from lqs.granularity import Granularity, sharing_axes, validate_granularity
 from lqs.parts import Tensor
 from lqs.penalties import Penalty, validate_penalty
 from lqs.rounding import NamedRounding, Rounding, validate_rounding
-from lqs.rules import GradientRatio, Rule, as_rule
+from lqs.rules import Frozen, GradientRatio, Rule, as_rule
 from lqs.scales import Scale, validate_initial_scale, validate_parametrization
 
 
 @keras.saving.register_keras_serializable("lqs")
-class NestedQuantization(keras.layers.Layer):
+class NestedQuantization(ForgetsLosses):
     """Quantizes a parameter tensor with a learned scale (thesis, section 3.1).
 
     Forward, with `P` the input and `s` the trainable scale:
@@ -163,6 +163,17 @@ class NestedQuantization(keras.layers.Layer):
     def is_scale_learned(self) -> bool:
         """Whether the scale is learned, and not measured on the parameter."""
         return self._scale.measure is None
+
+    @property
+    def is_scale_trained(self) -> bool:
+        """Whether training is to change the scale."""
+        is_trained = self.is_scale_learned and self.scale_weight.trainable
+        return is_trained and not (isinstance(self._rule, Frozen) and self.penalty is None)
+
+    @property
+    def is_scale_initial(self) -> bool:
+        """Whether the scale still has the value that it was given; one that was measured is not known to."""
+        return self._scale.is_initial
 
     @property
     def codebook(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sums and maxima of large parameters: what a backend needs of its own on a CPU, and why.
+"""Reductions that a backend needs of its own: over replicas on TensorFlow, and over large parameters on a CPU.
 
 The votes of a scale (`lqs.rules.gradient_ratio`) go through three loops on JAX: XLA writes the integers, leaves `tanh`,
 and the sum of it, to its library YNN, and takes the maximum in a loop of its own. Here, one loop takes both, with no
@@ -18,6 +18,27 @@ from keras import ops
 LANES, WINDOW = 16, 32
 LEAST_SIZE = 8192  # elements of the parameter
 TANH_IS_IDENTITY_BELOW = 2.0**-25  # in YNN; in XLA itself it is below 4e-4
+
+
+def num_replicas():
+    """Return over how many replicas TensorFlow trains, each on a part of the batch; 1 on other backends.
+
+    Under `keras.distribution`, JAX computes with the whole batch.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def sum_over_replicas(tensor):
+    """Return the sum of a tensor over the replicas of TensorFlow, if there are several."""
+    if num_replicas() == 1:
+        return tensor
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
 def is_for_one_pass(parameter, axes):

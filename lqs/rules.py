@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from lqs.parts import Levels, Part
-from lqs.reductions import is_for_one_pass, maximum, sum_and_max_of_tanh
+from lqs.reductions import is_for_one_pass, maximum, num_replicas, sum_and_max_of_tanh, sum_over_replicas
 from lqs.rounding import is_within
 from lqs.scales import FLOAT32_EPSILON, MEASURES, validate_measure
 from lqs.strengths import add_strength, strength_value, validate_strength
@@ -189,7 +189,10 @@ class GradientRatio(Rule):
 
     def scale_gradient(self, upstream, parameter, integers, scale):
         threshold = ops.convert_to_tensor(self.threshold)
-        return gradient_ratio(upstream, parameter, integers, scale, self.axes, threshold, self.update_stalled)
+        # The vote is not linear in the gradient: it is that of the whole batch. TensorFlow adds up those of replicas.
+        upstream = sum_over_replicas(upstream)
+        gradient = gradient_ratio(upstream, parameter, integers, scale, self.axes, threshold, self.update_stalled)
+        return gradient if num_replicas() == 1 else gradient / num_replicas()
 
     def get_config(self):
         config = {"threshold": strength_value(self.threshold), "update_stalled": self.update_stalled}

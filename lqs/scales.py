@@ -204,10 +204,11 @@ class Scale:
         self.levels, self.initial_scale, self.measure = levels, initial_scale, measure
         self.axes, self.is_log = sharing_axes(granularity, len(shape)), parametrization == "log" and measure is None
         initial = initial_scale if isinstance(initial_scale, float) else MIN_SCALE
+        self.initial_weight = math.log(initial) if self.is_log else initial
         self.weight = layer.add_weight(
             name="log_scale" if self.is_log else "scale",
             shape=scale_shape(granularity, shape),
-            initializer=keras.initializers.Constant(math.log(initial) if self.is_log else initial),
+            initializer=keras.initializers.Constant(self.initial_weight),
             constraint=MinValue(math.log(MIN_SCALE) if self.is_log else MIN_SCALE),
             trainable=measure is None,
         )
@@ -223,9 +224,14 @@ class Scale:
         return self.measure is not None or isinstance(self.initial_scale, str)
 
     @property
-    def _is_assigned(self) -> bool:
-        first = self.weight_of(np.array(MIN_SCALE, self.weight.dtype))
-        return not np.allclose(ops.convert_to_numpy(self.weight), first, rtol=1e-6, atol=0)
+    def is_initial(self) -> bool:
+        """Whether the weight still has the value that was given for it; one that is measured is not known to."""
+        return not self.follows_parameter and self._is_unchanged
+
+    @property
+    def _is_unchanged(self) -> bool:
+        weight = np.asarray(ops.convert_to_numpy(self.weight))
+        return bool(np.all(weight == weight.dtype.type(self.initial_weight)))
 
     def weight_of(self, scale: np.ndarray) -> np.ndarray:
         """Return the array that the weight has if the scale is the given array."""
@@ -250,7 +256,7 @@ class Scale:
         """
         if self.measure is not None:
             self.follow(parameter)
-        elif isinstance(self.initial_scale, str) and not self._is_assigned:
+        elif isinstance(self.initial_scale, str) and self._is_unchanged:
             scale = MEASURES[self.initial_scale](parameter, self.axes, self.levels or (-1, 1))
             if clips and self.is_log and self.initial_scale == "max":
                 scale *= 1 + 8 * FLOAT32_EPSILON  # the exponential of a rounded logarithm must not clip the largest

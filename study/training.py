@@ -25,6 +25,7 @@ from study.weights import is_kept, read_weights, write_weights
 
 STEPS_PER_EXECUTION = 25
 DISTILLATION_TEMPERATURE = 3.0
+NOT_KEPT = ("learning_rate", "file_bytes", "val_loss_at_size")  # of the logs, in a record
 
 
 def run_all(configs, root=RUNS, weights=WEIGHTS):
@@ -172,7 +173,8 @@ def fit(config, model, dataset):
             callbacks=[integers, schedule, *target],
             verbose=0,
         ).history
-    del history["learning_rate"]
+    for name in NOT_KEPT:
+        history.pop(name, None)
     return complete(history) | integers.history
 
 

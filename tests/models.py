@@ -16,7 +16,7 @@ registered = keras.saving.register_keras_serializable("tests.models")
 BATCH_SIZE = 8
 IS_JAX = keras.backend.backend() == "jax"
 # For `compile` where a compiled step is not what is tested: TensorFlow takes its time to trace one, whereas JAX would
-# compile each operation of the step for itself (and Keras, in steps that are not compiled there, loses penalties).
+# compile each operation of the step for itself.
 UNTRACED = {"run_eagerly": not IS_JAX}
 SEQUENCE, IMAGE = (3, 4), (5, 4, 2)
 

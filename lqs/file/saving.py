@@ -15,7 +15,7 @@ from lqs.file.atomic import write_atomically
 from lqs.file.checks import check_savable
 from lqs.file.configuration import check_safe, configuration_of, model_of
 from lqs.file.reader import MAX_BYTES, FileFormatError, Tensor
-from lqs.inspection import nested_layers, quantized_parameters, set_shares, to_numpy
+from lqs.inspection import nested_layers, quantized_parameters, set_shares, to_numpy, warn_of_stuck_scales
 
 SUFFIX = ".lqs"
 
@@ -38,6 +38,9 @@ def save(model, path, float_dtype="float32"):
             cannot be rebuilt from its configuration, this has code in it, such as a `Lambda` layer, or a layer has
             learned a vocabulary.
 
+    Warns:
+        UserWarning: if the model has been trained, and no scale has changed.
+
     Example:
 
     >>> import tempfile
@@ -54,6 +57,7 @@ def save(model, path, float_dtype="float32"):
         raise ValueError(f"Argument `path` must end in {SUFFIX!r}. Received: path={str(path)!r}")
     content = pack_model(model, float_dtype)
     _check_loads(content)
+    warn_of_stuck_scales(model)
     write_atomically(path, content)
 
 
@@ -192,7 +196,7 @@ def _encoded(model, float_dtype):
     exact = {id(variable) for layer in nested_layers(model) for variable in layer.variables}  # also thresholds
     names: dict[str, int] = {}
     left, plain = [], plain_variables(model)
-    name_of = {id(variable): _unique(variable.path, names) for variable in plain}
+    name_of = {id(variable): _unique(_path(variable), names) for variable in plain}
     for variable in plain:
         value, quantizer = to_numpy(variable.value), quantizers.get(id(variable))
         name = name_of[id(variable)]
@@ -216,6 +220,11 @@ def _encode_numbers(name, value, dtype, stored):
         return writer.encode_numbers(value, dtype, stored)
     except ValueError as error:
         raise ValueError(f"Argument `float_dtype` must hold {name}. {error}") from error
+
+
+def _path(variable):
+    """Return the path of a variable without the number that sets it apart from others."""
+    return "/".join([*variable.path.split("/")[:-1], variable.name])
 
 
 def _unique(name, names):

@@ -11,10 +11,13 @@ from lqs.file.layout import FLOATS
 from lqs.file.reader import section_sizes
 from lqs.file.saving import encode_model, plain_variables
 from lqs.file.writer import packed_bytes
-from lqs.inspection import entropy_bits, nested_layers, quantized_parameters, to_numpy
+from lqs.inspection import check_finite, entropy_bits, nested_layers, quantized_parameters, to_numpy
 
 COLUMNS = ["elements", "fp32_bytes", "fp32_zip_bytes", "zip_bytes", "fixed_bytes", "entropy_bytes", "file_bytes"]
 LAST_PARTS = ["tables", "scales", "other variables", "header"]
+# When a `CountedSize` packs the file: after this change of the logarithm of the entropy, or so many counts; of the
+# first twenty, while networks change most, every other one.
+MAX_CHANGE, COUNTS_PER_PACKING, FIRST_COUNTS, FIRST_COUNTS_PER_PACKING = 0.2, 10, 20, 2
 
 
 def size_report(model, float_dtype="float32"):
@@ -86,6 +89,72 @@ def size_report(model, float_dtype="float32"):
 def file_bytes(model):
     """Return the number of bytes that `lqs.save` writes for a model."""
     return packed_bytes(*encode_model(model))
+
+
+class CountedSize:
+    """The size of the file of a model while it trains, at a small part of what packing the file takes.
+
+    With `H` the sum of the entropies of all integers, each parameter by its own distribution, it is
+
+        fixed_bytes + factor * H
+
+    with the factor with which that was the size when the file was last packed. It is packed when `H` has
+    changed by about a fifth since, and every tenth time; of the first twenty times, every other one.
+
+    Args:
+        model: a built `keras.Model`.
+
+    Attributes:
+        packed: the size when the file was last packed.
+        fixed_bytes: what of it is not integers: header, scales, and parameters that are not quantized.
+
+    Raises:
+        ValueError: as `lqs.save` does; if it is counted, for quantized parameters that are not finite alone.
+
+    Example:
+
+    >>> import keras
+    >>> from lqs.conversion import quantize
+    >>> model = quantize(keras.Sequential([keras.Input((9,)), keras.layers.Dense(50)]))
+    >>> size = CountedSize(model)
+    >>> size.pack() == size.count() == file_bytes(model)
+    True
+    """
+
+    def __init__(self, model):
+        self.model, self.num_counts = model, 0
+        self.pack()
+
+    def pack(self):
+        """Return the size exactly."""
+        configuration, tensors = encode_model(self.model)
+        size = packed_bytes(configuration, tensors)
+        sections = [section_sizes(entry) for entry, _ in tensors]
+        integers = sum(each.get("codes", 0) + each.get("table", 0) for each in sections)
+        self.fixed_bytes, self.entropy = size - integers, self._entropy_bytes()
+        self.packed, self.factor, self.num_since = size, integers / self.entropy, 0
+        return size
+
+    def count(self):
+        """Return the size, counted where that will do."""
+        self.num_counts += 1
+        self.num_since += 1
+        is_first = self.num_counts <= FIRST_COUNTS
+        if self.num_since >= (FIRST_COUNTS_PER_PACKING if is_first else COUNTS_PER_PACKING):
+            return self.pack()
+        entropy = self._entropy_bytes()
+        if abs(math.log(entropy / self.entropy)) > MAX_CHANGE:
+            return self.pack()
+        return round(self.fixed_bytes + self.factor * entropy)
+
+    def _entropy_bytes(self):
+        """Return at least 1, so that there is a logarithm."""
+        bits = 0.0
+        for variable, quantizer in quantized_parameters(self.model):
+            check_finite(variable)
+            integers = to_numpy(quantizer.integers(variable.value))
+            bits += entropy_bits(integers) * integers.size
+        return max(bits / 8, 1.0)
 
 
 def fp32_bytes(model):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lqs
+from lqs.file import sizes
 from lqs.file.sizes import file_bytes, fp32_bytes, size_report
 from lqs.inspection import penalties, quantized_parameters, to_numpy
 
@@ -261,11 +262,90 @@ def test_rate_takes_effect_at_once_in_the_same_epoch():
     assert sizes[0] < 0.95 * sizes[1]
 
 
-@pytest.mark.parametrize("request_", [700, 10_000])
-def test_size_that_is_not_reached_is_warned_of(request_):
+@pytest.mark.parametrize("request_, advice", [(700, "train longer"), (10_000, "start from a smaller `initial_scale`")])
+def test_size_that_is_not_reached_is_warned_of(request_, advice):
     model = network()
-    with pytest.warns(UserWarning, match=f"The file takes .* bytes, and {request_:,} were asked for: train longer"):
+    with pytest.warns(UserWarning, match=f"The file takes .* bytes, and {request_:,} were asked for: {advice}"):
         fit(model, lqs.TargetSize(bytes=request_, num_updates=2))
+
+
+OTHER_WEIGHTS = "The file takes .* bytes, and 1,000 were asked for: the last epoch ended at .* bytes, but other weights"
+
+
+class Restoring(keras.callbacks.Callback):
+    """Brings weights back when training ends, as `EarlyStopping(restore_best_weights=True)` does."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 0:
+            self.weights = self.model.get_weights()
+
+    def on_train_end(self, logs=None):
+        self.model.set_weights(self.weights)
+
+
+@pytest.mark.parametrize("is_before", [False, True])
+def test_weights_that_other_callbacks_bring_back(is_before):
+    """Whether they come before `TargetSize` or after it."""
+    model, callbacks = network(), [lqs.TargetSize(bytes=1000), Restoring()]
+    with pytest.warns(UserWarning, match=OTHER_WEIGHTS) as warned:
+        fit(model, *(callbacks[::-1] if is_before else callbacks), epochs=20)
+    assert sum("The file takes" in str(warning.message) for warning in warned) == 1
+    assert "on_train_end" not in vars(model.history)
+
+
+def test_weights_that_the_optimizer_averages():
+    model = new_network()
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.999)
+    model.compile(optimizer, "mse", jit_compile=IS_JAX)
+    with pytest.warns(UserWarning, match=OTHER_WEIGHTS):
+        fit(model, lqs.TargetSize(bytes=1000), epochs=20)
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_best_epoch_among_those_that_meet_the_size(validation, tmp_path):
+    x, y = data()
+    name, arguments = ("val_loss", {"validation_data": (x[:64], y[:64])}) if validation else ("loss", {})
+    monitored, path = f"{name}_at_size", tmp_path / "best.weights.h5"
+    stopping = keras.callbacks.EarlyStopping(monitored, mode="min", patience=20, restore_best_weights=True)
+    checkpoint = keras.callbacks.ModelCheckpoint(
+        path, monitored, mode="min", save_best_only=True, save_weights_only=True
+    )
+    model = network()
+    fit(model, lqs.TargetSize(bytes=1000), stopping, checkpoint, epochs=20, **arguments)
+    logs = model.history.history
+    is_met = np.abs(np.array(logs["file_bytes"]) / 1000 - 1) <= 0.03
+    assert not is_met[0] and is_met[-1]
+    np.testing.assert_array_equal(logs[monitored], np.where(is_met, logs[name], np.inf))
+    assert file_bytes(model) == logs["file_bytes"][np.argmin(logs[monitored])]
+    expected = values(model)
+    model.load_weights(path)
+    for ours, theirs in zip(values(model), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_another_fit_holds_the_size_with_the_callback_alone():
+    model, callback = network(), lqs.TargetSize(bytes=1000)
+    fit(model, callback, epochs=20)
+    fit(model, lqs.TargetSize(bytes=1000, ramp=0, bump=0), epochs=5)
+    assert file_bytes(model) == pytest.approx(1000, rel=0.03)
+    fit(model, epochs=5)
+    assert file_bytes(model) != pytest.approx(1000, rel=0.03)
+
+
+def test_few_updates_pack_the_file(monkeypatch):
+    """Of 100 updates and 20 ends of epochs."""
+    packed, encode_model = [], sizes.encode_model
+    monkeypatch.setattr(sizes, "encode_model", lambda *args: packed.append(1) or encode_model(*args))
+    callback = lqs.TargetSize(bytes=1000)
+    fit(network(), callback, epochs=20)
+    assert len(callback.history) == 100 and len(packed) < 50
+
+
+def test_training_that_diverges_is_stopped():
+    model = network()
+    x, y = data()
+    with pytest.raises(ValueError, match="must have finite variables; its training may have diverged. Received: only/"):
+        model.fit(np.nan * x, y, batch_size=BATCH_SIZE, verbose=0, callbacks=[lqs.TargetSize(bytes=1000)])
 
 
 def test_size_that_cannot_be():

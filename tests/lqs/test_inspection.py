@@ -1,5 +1,7 @@
 """Tests of `lqs.inspection`: worked by hand; what it finds in a model is what the model trains with."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -261,3 +263,20 @@ def test_shares_are_those_of_elements():
 def test_shares_after(copy, tmp_path):
     model = COPIES[copy](penalized("Dense"), tmp_path)
     assert [layer.share for layer in nested_layers(model)] == pytest.approx([12 / 15, 3 / 15])
+
+
+@pytest.mark.parametrize("look", [lqs.summary, lqs.save])
+def test_scales_that_have_not_changed_in_training(look, tmp_path):
+    """Under plain SGD and the thesis's rule; no word before training, nor of scales that are to stay, nor of others."""
+    arguments = [tmp_path / "model.lqs"] if look is lqs.save else []
+    x = np.ones((4, 4), "float32")
+    frozen = lqs.NestedQuantization(rule=lqs.Frozen())
+    moving = lqs.NestedQuantization(rule=lqs.StraightThrough(), initial_scale=0.1, parametrization="log")
+    for prototype, is_warned in [(None, True), (frozen, False), (moving, False)]:
+        network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        model = lqs.quantize(network, prototype or lqs.NestedQuantization(), None)
+        model.compile(keras.optimizers.SGD(0.01), "mse", **UNTRACED)
+        look(model, *arguments)
+        model.fit(x, x[:, :3], epochs=2, verbose=0)
+        with pytest.warns(UserWarning, match="No scale has changed") if is_warned else contextlib.nullcontext():
+            look(model, *arguments)

@@ -189,3 +189,29 @@ def test_conversion_needs_a_quantizer_for_each_weight():
     dense.build((None, 4))
     with pytest.raises(ValueError, match="`quantizers` must have one entry for each of the 2 weights.*Received: 1"):
         convert(dense, [None])
+
+
+def test_penalties_in_steps_that_are_not_compiled():
+    """On JAX, Keras removes losses of the step before by their `id`, which those of other layers may have by now."""
+    x, losses = np.random.default_rng(0).normal(size=(64, 4)).astype("float32"), []
+    for run_eagerly in (False, True):
+        keras.utils.set_random_seed(1)
+        prototype = lqs.NestedQuantization(
+            rule=lqs.StraightThrough(), penalty=lqs.InversePenalty(0.1), initial_scale=0.05
+        )
+        network = keras.Sequential([keras.Input((4,)), *[keras.layers.Dense(4) for _ in range(4)]])
+        model = lqs.quantize(network, prototype, prototype)
+        model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=run_eagerly)
+        model.fit(x, x, batch_size=4, epochs=1, shuffle=False, verbose=0, callbacks=[Batches(losses)])
+    np.testing.assert_allclose(losses[16:], losses[:16], rtol=1e-5)
+
+
+class Batches(keras.callbacks.Callback):
+    """Appends the mean loss up to each batch to a list."""
+
+    def __init__(self, losses):
+        super().__init__()
+        self.losses = losses
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.losses.append(float(logs["loss"]))
