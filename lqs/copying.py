@@ -163,11 +163,12 @@ def _copy_state(layer, layers, weights, copy):
             f"but a copy of `{type(layer).__name__}` has {len(copy.weights)} of {len(weights)}: implement `build`, or "
             f"hand what is shared from layer to layer as an input. Received: layer {layer.name!r}"
         )
-    for source, target in zip(layers, copy._flatten_layers(), strict=True):
-        if hasattr(source, "save_assets"):  # a vocabulary
-            with tempfile.TemporaryDirectory() as folder:
-                source.save_assets(folder)
-                target.load_assets(folder)
+    # A preprocessor makes layers of its own when it is first called, so that others have another place in the copy.
+    vocabularies = [[x for x in found if hasattr(x, "save_assets")] for found in (layers, copy._flatten_layers())]
+    for source, target in zip(*vocabularies, strict=True):
+        with tempfile.TemporaryDirectory() as folder:
+            source.save_assets(folder)
+            target.load_assets(folder)
     for source, target in zip(weights, copy.weights, strict=True):
         target.assign(source)
     for target in copy._flatten_layers():  # some derive further state from their variables when these are loaded

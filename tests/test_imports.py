@@ -31,7 +31,7 @@ LIBRARY = """
     export
     cli
 """
-FILE = "atomic layout checks configuration; bins; contexts compiled; ans; reader; writer; saving; sizes dictionary"
+FILE = "atomic layout checks known; configuration; bins; contexts compiled; ans; reader; writer; saving; sizes dictionary"
 STUDY = """
     paths
     downloads

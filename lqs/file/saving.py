@@ -8,12 +8,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from lqs._keras import global_state, variables_from_values
+from lqs._keras import Functional, global_state, variables_from_values
 from lqs.copying import copy_own_variables
 from lqs.file import reader, writer
 from lqs.file.atomic import write_atomically
 from lqs.file.checks import check_savable
-from lqs.file.configuration import check_safe, configuration_of, model_of
+from lqs.file.configuration import configuration_of, model_of
 from lqs.file.reader import MAX_BYTES, FileFormatError, Tensor
 from lqs.inspection import nested_layers, quantized_parameters, set_shares, to_numpy
 
@@ -53,7 +53,7 @@ def save(model, path, float_dtype="float32"):
     if path.suffix != SUFFIX:
         raise ValueError(f"Argument `path` must end in {SUFFIX!r}. Received: path={str(path)!r}")
     content = pack_model(model, float_dtype)
-    _check_loads(content)
+    _check_loads(content, model)
     write_atomically(path, content)
 
 
@@ -108,21 +108,35 @@ def encode_model(model, float_dtype="float32"):
 
 def _rebuild(configuration, tensors):
     """Return the model of a file, its variables without values, and pairs `(variable, value)` of these."""
-    check_safe(configuration, FileFormatError)
     # Without values at first, so that a configuration cannot ask for more memory than the arrays take.
     with keras.StatelessScope(initialize_variables=False), variables_from_values():
         model = model_of(configuration)
         return model, _match(model, tensors)
 
 
-def _check_loads(content):
-    """Raise unless a model can be made of a file that was just packed, by everything in it but the codes."""
+def _check_loads(content, saved):
+    """Raise unless the saved model can be made of a file that was just packed, by everything in it but the codes."""
     try:
         with _as_format_errors(), _forgetting_variables(), _restoring_global_state():
             configuration, entries = reader.parse_header(content, max_bytes=np.inf)
             _rebuild(configuration, [_without_values(entry) for entry in entries])
     except FileFormatError as error:
-        raise ValueError(f"Argument `model` must be one that can be loaded again. {error}") from error
+        raise ValueError(f"Argument `model` must be one that can be loaded again. {error}{_hint(saved)}") from error
+
+
+def _hint(model):
+    """Return what to do about a layer that stands in several graphs: by its configuration, Keras makes it for each."""
+    graphs = [inner for inner in model._flatten_layers() if isinstance(inner, Functional)]
+    places = [(layer, graph) for graph in graphs for layer in graph.layers if layer.weights]
+    for layer, graph in places:
+        for other, second in places:
+            if other is layer and second is not graph:
+                return (
+                    f". Layer {layer.name!r} is part of both {graph.name!r} and {second.name!r}: make one graph of "
+                    "them, by the tensors `model.input` and `model.output` of the one inside instead of a call of it, "
+                    "or give the model a class of its own with a `get_config`"
+                )
+    return ""
 
 
 def _without_values(entry):

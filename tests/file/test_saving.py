@@ -400,8 +400,8 @@ def integers_for_a_float_network(configuration, tensors):
     [
         (too_many_units, "has the shape .* in the model and .* in the file"),
         (code, "must not have code in it"),
-        (not_of_keras, "The model cannot be rebuilt: TypeError"),
-        (helper_of_keras, "The model cannot be rebuilt: "),
+        (not_of_keras, "must name what lqs knows of Keras"),
+        (helper_of_keras, "must name what lqs knows of Keras"),
         (one_array_more, "it has 5 arrays, and the model needs 4"),
         (one_array_less, "it has 3 arrays, and the model needs 4"),
         (other_order, "has the shape .* in the model and .* in the file"),
