@@ -11,6 +11,7 @@ import numpy as np
 from lqs._keras import Functional, global_state, variables_from_values
 from lqs.copying import copy_own_variables
 from lqs.file import reader, writer
+from lqs.file.assets import ASSET, assets_of, load_assets
 from lqs.file.atomic import write_atomically
 from lqs.file.checks import check_savable
 from lqs.file.configuration import configuration_of, model_of
@@ -34,9 +35,8 @@ def save(model, path, float_dtype="float32"):
             `"bfloat16"`. The latter two round them. Scales always stay as they are.
 
     Raises:
-        ValueError: if an argument is not as above, a variable is not finite, an integer is beyond int32, the model
-            cannot be rebuilt from its configuration, this has code in it, such as a `Lambda` layer, or a layer has
-            learned a vocabulary.
+        ValueError: if an argument is not as above, a variable is not finite, an integer is beyond int32, or the model
+            cannot be rebuilt from its configuration, or this has code in it, such as a `Lambda` layer.
 
     Example:
 
@@ -74,7 +74,7 @@ def load(path, max_bytes=MAX_BYTES):
     """
     configuration, tensors = reader.read(path, max_bytes)
     with _as_format_errors(), _forgetting_variables(only_if_failed=True):
-        model, pairs = _rebuild(configuration, tensors)
+        model, pairs, assets = _rebuild(configuration, tensors)
         with keras.StatelessScope():
             pass  # at its end, Keras gives values to the variables that have none
     for variable, value in pairs:
@@ -82,6 +82,7 @@ def load(path, max_bytes=MAX_BYTES):
     with _as_format_errors():
         for layer in model._flatten_layers():  # some derive further state from their variables when these are loaded
             copy_own_variables(layer, layer)
+        load_assets(model, assets)
     set_shares(model)
     return model
 
@@ -94,7 +95,8 @@ def pack_model(model, float_dtype="float32"):
 def encode_model(model, float_dtype="float32"):
     """Return what `writer.pack` takes, the configuration of a model and its encoded tensors.
 
-    The tensors are in the order of `plain_variables`, after which come the scales of those that are stored as floats.
+    The tensors are in the order of `plain_variables`, after which come the scales of those that are stored as floats,
+    and the files that layers keep.
     The arguments are those of `save`.
     """
     check_savable(model)
@@ -107,11 +109,11 @@ def encode_model(model, float_dtype="float32"):
 
 
 def _rebuild(configuration, tensors):
-    """Return the model of a file, its variables without values, and pairs `(variable, value)` of these."""
+    """Return the model of a file, without values, pairs `(variable, value)`, and the tensors that are files."""
     # Without values at first, so that a configuration cannot ask for more memory than the arrays take.
     with keras.StatelessScope(initialize_variables=False), variables_from_values():
         model = model_of(configuration)
-        return model, _match(model, tensors)
+        return model, *_match(model, tensors)
 
 
 def _check_loads(content, saved):
@@ -223,6 +225,8 @@ def _encoded(model, float_dtype):
         yield name, *_encode_numbers(name, value, variable.dtype, None if kept else float_dtype)
     for name, value in left:
         yield _unique(name, names), *writer.encode_numbers(value)
+    for name, value in assets_of(model):
+        yield _unique(name, names), *writer.encode_numbers(value)
 
 
 def _encode_numbers(name, value, dtype, stored):
@@ -246,7 +250,7 @@ def _is_recoverable(integers, quantizer, variable):
 
 
 def _match(model, tensors):
-    """Return pairs `(variable, value)` for all variables of a model and the arrays of a file.
+    """Return pairs `(variable, value)` for all variables of a model and the arrays of a file, and the arrays left.
 
     Quantized parameters come last, as functions that return their values: these may depend on other variables.
     """
@@ -267,15 +271,17 @@ def _match(model, tensors):
         if quantizer is not None:
             left.append(quantizer)
     expected = len(plain) + len(left)
-    reader.check(len(tensors) == expected, f"it has {len(tensors)} arrays, and the model needs {expected}")
-    for quantizer, tensor in zip(left, tensors[len(plain) :], strict=True):
+    assets = [tensor for tensor in tensors[expected:] if ASSET.fullmatch(tensor.name)]
+    num_arrays = len(tensors) - len(assets)
+    reader.check(num_arrays == expected, f"it has {num_arrays} arrays, and the model needs {expected}")
+    for quantizer, tensor in zip(left, tensors[len(plain) : expected], strict=True):
         pairs.append(_scale_pair(quantizer, tensor.name, tensor.values))
     for variable, shape in [(v, value.shape) for v, value in pairs] + [(v, shape) for v, shape, _ in quantized]:
         reader.check(
             tuple(variable.shape) == shape,
             f"{variable.path} has the shape {tuple(variable.shape)} in the model and {shape} in the file",
         )
-    return pairs + [(variable, value) for variable, _, value in quantized]
+    return pairs + [(variable, value) for variable, _, value in quantized], assets
 
 
 def _middle(quantizer, tensor):

@@ -327,15 +327,6 @@ def test_code_is_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_learned_vocabulary_is_not_lost(tmp_path):
-    lookup = L.StringLookup(output_mode="one_hot", name="words")
-    lookup.adapt(np.array([["a"], ["b"], ["b"]]))
-    model = keras.Sequential([keras.Input((1,), dtype="string"), lookup, L.Dense(2)])
-    with pytest.raises(ValueError, match="Layer 'words' has learned a vocabulary"):
-        save(model, tmp_path / "model.lqs")
-    assert not list(tmp_path.iterdir())
-
-
 # Hostile files; `test_fuzz` has more.
 
 
