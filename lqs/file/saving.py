@@ -19,6 +19,7 @@ from lqs.file.reader import MAX_BYTES, FileFormatError, Tensor
 from lqs.inspection import nested_layers, quantized_parameters, set_shares, to_numpy
 
 SUFFIX = ".lqs"
+SEED_DTYPE = "uint32"  # of the state of a seed, which has another dtype on each backend
 
 
 def save(model, path, float_dtype="float32"):
@@ -208,7 +209,7 @@ def _encoded(model, float_dtype):
     exact = {id(variable) for layer in nested_layers(model) for variable in layer.variables}  # also thresholds
     names: dict[str, int] = {}
     left, plain = [], plain_variables(model)
-    name_of = {id(variable): _unique(variable.path, names) for variable in plain}
+    name_of = {id(variable): _unique(_name(variable), names) for variable in plain}
     for variable in plain:
         value, quantizer = to_numpy(variable.value), quantizers.get(id(variable))
         name = name_of[id(variable)]
@@ -222,7 +223,8 @@ def _encoded(model, float_dtype):
         if quantizer is not None:
             left.append((f"{name}/scale", to_numpy(quantizer.scale)))
         kept = quantizer is not None or id(variable) in exact or variable.dtype not in ("float32", "float64")
-        yield name, *_encode_numbers(name, value, variable.dtype, None if kept else float_dtype)
+        dtype = SEED_DTYPE if _is_seed(variable) and value.max() <= np.iinfo(SEED_DTYPE).max else variable.dtype
+        yield name, *_encode_numbers(name, value, dtype, None if kept else float_dtype)
     for name, value in left:
         yield _unique(name, names), *writer.encode_numbers(value)
     for name, value in assets_of(model):
@@ -234,6 +236,15 @@ def _encode_numbers(name, value, dtype, stored):
         return writer.encode_numbers(value, dtype, stored)
     except ValueError as error:
         raise ValueError(f"Argument `float_dtype` must hold {name}. {error}") from error
+
+
+def _is_seed(variable):
+    return variable.name == "seed_generator_state"
+
+
+def _name(variable):
+    """Return the path of a variable, without the number that Keras counts in each process for the state of a seed."""
+    return f"seed_generator/{variable.name}" if _is_seed(variable) else variable.path
 
 
 def _unique(name, names):

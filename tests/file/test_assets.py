@@ -10,7 +10,7 @@ import pytest
 from lqs.conversion import quantize
 from lqs.file import writer
 from lqs.file.reader import FileFormatError, read
-from lqs.file.saving import encode_model, load, pack_model, save
+from lqs.file.saving import encode_model, load, save
 from lqs.file.sizes import size_report
 
 L = keras.layers
@@ -39,7 +39,7 @@ class Task(keras.Model):
     def __init__(self, tokenizer, **kwargs):
         super().__init__(**kwargs)
         self.preprocessor = Preprocessor(tokenizer)
-        self.dense = L.Dense(2, name="dense")
+        self.dense = L.Dense(2)
 
     def build(self, shape):
         self.dense.build(shape)
@@ -89,7 +89,6 @@ def test_tokenizer_comes_back(tmp_path):
     save(model, tmp_path / "model.lqs")
     loaded = load(tmp_path / "model.lqs")
     assert loaded.preprocessor.tokenizer.words == ["the", "cat"]
-    assert pack_model(loaded) == (tmp_path / "model.lqs").read_bytes()
 
 
 def test_learned_vocabulary_comes_back(tmp_path):
