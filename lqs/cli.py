@@ -71,8 +71,11 @@ def unpack(path: Path, output: Path | None) -> None:
     model = load(path)
     with replacing(output) as partial:
         complete = partial.with_suffix(".keras")  # Keras insists
-        model.save(complete)
-        complete.replace(partial)
+        try:
+            model.save(complete)
+            complete.replace(partial)
+        finally:
+            complete.unlink(missing_ok=True)
     click.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 
