@@ -61,6 +61,11 @@ def copy_own_variables(source, target):
     target.load_own_variables({key: np.array(value) for key, value in values.items()})
 
 
+def cause_of(error):
+    """Return the first line of an error, of the innermost one where Keras quotes it behind a configuration."""
+    return str(error).rsplit("Exception encountered: ", 1)[-1].split("\n")[0]
+
+
 def _clone(layer, copy, known):
     """Return a copy of `layer`: by `copy`, or with each of its layers by `copy` if it is a graph."""
 
@@ -129,7 +134,7 @@ def _made_again(layer, make):
     except TypeError as error:
         raise ValueError(
             f"Argument `layer` must be copied from its configuration, but the constructor of `{type(layer).__name__}` "
-            f"does not take what its `get_config` gives. Received: layer {layer.name!r} ({error})"
+            f"does not take what its `get_config` gives. Received: layer {layer.name!r} ({cause_of(error)})"
         ) from error
     if layer.built and not copy.built:
         with as_float(layer):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from lqs._keras import Functional, global_state, variables_from_values
-from lqs.copying import copy_own_variables
+from lqs.copying import cause_of, copy_own_variables
 from lqs.file import reader, writer
 from lqs.file.assets import ASSET, assets_of, load_assets
 from lqs.file.atomic import write_atomically
@@ -159,7 +159,7 @@ def _as_format_errors():
     except FileFormatError:
         raise
     except Exception as error:
-        raise FileFormatError(f"The model cannot be rebuilt: {_one_line(error)}") from error
+        raise FileFormatError(f"The model cannot be rebuilt: {type(error).__name__}: {cause_of(error)}") from error
 
 
 @contextlib.contextmanager
@@ -189,12 +189,6 @@ def _restoring_global_state():
         if uids is not None:
             uids.clear()
             uids.update(names)
-
-
-def _one_line(error):
-    """Return the first line of an error, of the innermost one where Keras quotes it behind a configuration."""
-    lines = str(error).rsplit("Exception encountered: ", 1)[-1].split("\n")
-    return f"{type(error).__name__}: {lines[0]}"
 
 
 def plain_variables(model):
