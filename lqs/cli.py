@@ -49,14 +49,11 @@ def info(path: Path) -> None:
 )
 def pack(path: Path, output: Path | None, float_dtype: str) -> None:
     """Make a .lqs file of a .keras file."""
-    import keras
-
-    from lqs.file.configuration import register_classes
+    from lqs.file.configuration import read_keras
     from lqs.file.saving import save
 
-    register_classes()
     output = output or path.with_suffix(".lqs")
-    save(keras.models.load_model(path), output, float_dtype)
+    save(read_keras(path), output, float_dtype)
     click.echo(f"{output}: {output.stat().st_size:,} bytes, {path.name} has {path.stat().st_size:,}")
 
 
@@ -74,8 +71,11 @@ def unpack(path: Path, output: Path | None) -> None:
     model = load(path)
     with replacing(output) as partial:
         complete = partial.with_suffix(".keras")  # Keras insists
-        model.save(complete)
-        complete.replace(partial)
+        try:
+            model.save(complete)
+            complete.replace(partial)
+        finally:
+            complete.unlink(missing_ok=True)
     click.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 

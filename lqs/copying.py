@@ -61,6 +61,11 @@ def copy_own_variables(source, target):
     target.load_own_variables({key: np.array(value) for key, value in values.items()})
 
 
+def cause_of(error):
+    """Return the first line of an error, of the innermost one where Keras quotes it behind a configuration."""
+    return str(error).rsplit("Exception encountered: ", 1)[-1].split("\n")[0]
+
+
 def _clone(layer, copy, known):
     """Return a copy of `layer`: by `copy`, or with each of its layers by `copy` if it is a graph."""
 
@@ -130,7 +135,7 @@ def _made_again(layer, make):
     except TypeError as error:
         raise ValueError(
             f"Argument `layer` must be copied from its configuration, but the constructor of `{type(layer).__name__}` "
-            f"does not take what its `get_config` gives. Received: layer {layer.name!r} ({error})"
+            f"does not take what its `get_config` gives. Received: layer {layer.name!r} ({cause_of(error)})"
         ) from error
     if layer.built and not copy.built:
         with as_float(layer):
@@ -164,11 +169,12 @@ def _copy_state(layer, layers, weights, copy):
             f"but a copy of `{type(layer).__name__}` has {len(copy.weights)} of {len(weights)}: implement `build`, or "
             f"hand what is shared from layer to layer as an input. Received: layer {layer.name!r}"
         )
-    for source, target in zip(layers, copy._flatten_layers(), strict=True):
-        if hasattr(source, "save_assets"):  # a vocabulary
-            with tempfile.TemporaryDirectory() as folder:
-                source.save_assets(folder)
-                target.load_assets(folder)
+    # A preprocessor makes layers of its own when it is first called, so that others have another place in the copy.
+    vocabularies = [[x for x in found if hasattr(x, "save_assets")] for found in (layers, copy._flatten_layers())]
+    for source, target in zip(*vocabularies, strict=True):
+        with tempfile.TemporaryDirectory() as folder:
+            source.save_assets(folder)
+            target.load_assets(folder)
     for source, target in zip(weights, copy.weights, strict=True):
         target.assign(source)
     for target in copy._flatten_layers():  # some derive further state from their variables when these are loaded

@@ -31,7 +31,16 @@ LIBRARY = """
     export
     cli
 """
-FILE = "atomic layout checks configuration; bins; contexts compiled; ans; reader; writer; saving; sizes dictionary"
+FILE = """
+    atomic layout checks known
+    assets configuration bins
+    contexts compiled
+    ans
+    reader
+    writer
+    saving
+    sizes dictionary
+"""
 STUDY = """
     paths
     downloads
@@ -102,7 +111,7 @@ def arrows(package, depth=1):
 
 @pytest.mark.parametrize(
     ("package", "order", "depth"),
-    [("lqs", floors(LIBRARY), 1), ("lqs.file", floors(FILE, ";"), 2), ("study", floors(STUDY), 1)],
+    [("lqs", floors(LIBRARY), 1), ("lqs.file", floors(FILE), 2), ("study", floors(STUDY), 1)],
     ids=["lqs", "lqs.file", "study"],
 )
 def test_a_module_imports_only_from_rooms_before_its_own(package, order, depth):

@@ -5,7 +5,9 @@ do not depend on the module where it stands.
 """
 
 import importlib
+import json
 import pkgutil
+import zipfile
 
 import keras
 
@@ -14,17 +16,17 @@ import lqs.methods
 import lqs.penalties
 import lqs.rounding
 import lqs.rules
+from lqs.file.known import check_known
+from lqs.file.layout import MAX_HEADER_BYTES, FileFormatError
 
 PREFIX = "lqs>"  # of registered names
-# Their configurations hold code, or the path of a file to be loaded.
-UNSAFE_CLASSES = ("__lambda__", "Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 
 
 def configuration_of(model):
     """Return the configuration of a model for a file.
 
     Raises:
-        ValueError: if the model has none, or there is code in it.
+        ValueError: if the model has none, or there is code in it, or what is neither known nor registered.
     """
     try:
         configuration = keras.saving.serialize_keras_object(model)
@@ -33,28 +35,39 @@ def configuration_of(model):
             f"Argument `model` must be rebuilt from its configuration: implement `get_config` of "
             f"`{type(model).__name__}`. ({error})"
         ) from error
-    configuration.pop("compile_config", None)
-    check_safe(configuration, ValueError)
-    return _mapped(configuration, _without_module)
+    configuration = _mapped(_mapped(configuration, _without_compilation), _without_module)
+    register_classes()
+    check_known(configuration, ValueError)
+    return configuration
 
 
 def model_of(configuration):
-    """Return the model that a configuration from a file describes; it may have names of modules, old ones too."""
+    """Return the model that a configuration from a file describes; it may have names of modules, old ones too.
+
+    Raises:
+        FileFormatError: if there is code in it, or what is neither known nor registered.
+    """
+    configuration = _mapped(_mapped(configuration, _without_compilation), _with_module)
     register_classes()
-    return keras.saving.deserialize_keras_object(_mapped(configuration, _with_module))
+    check_known(configuration, FileFormatError)
+    return keras.saving.deserialize_keras_object(configuration)
 
 
-def check_safe(configuration, error):
-    """Raise the exception class `error` if a part of a configuration has code in it."""
-    parts = [configuration]
-    while parts:
-        part = parts.pop()
-        if isinstance(part, dict):
-            if part.get("class_name") in UNSAFE_CLASSES:
-                raise error(f"The configuration of a model must not have code in it. Received: {part['class_name']}")
-            parts.extend(part.values())
-        elif isinstance(part, list | tuple):
-            parts.extend(part)
+def read_keras(path):
+    """Return the model in a `.keras` file, not compiled; what `.lqs` files may not name, it may not either.
+
+    Raises:
+        ValueError: if the file is no `.keras` file, or there is code in its configuration, or what is neither known
+            nor registered.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("config.json") as config:
+            configuration = json.loads(config.read(MAX_HEADER_BYTES))
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a .keras file: {error}") from error
+    register_classes()
+    check_known({**configuration, "compile_config": None}, ValueError)
+    return keras.models.load_model(path, compile=False)
 
 
 def register_classes():
@@ -86,3 +99,10 @@ def _without_module(part):
 def _with_module(part):
     """Add a module where there is none: Keras takes a layer without one for that of an HDF5 file."""
     return {"module": "lqs", **part} if _is_ours(part) else part
+
+
+def _without_compilation(part):
+    """Leave out what `compile` was given, also to models inside."""
+    if "class_name" in part and "config" in part:
+        return {key: value for key, value in part.items() if key != "compile_config"}
+    return part

@@ -8,16 +8,18 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from lqs._keras import global_state, variables_from_values
-from lqs.copying import copy_own_variables
+from lqs._keras import Functional, global_state, variables_from_values
+from lqs.copying import cause_of, copy_own_variables
 from lqs.file import reader, writer
+from lqs.file.assets import ASSET, assets_of, load_assets
 from lqs.file.atomic import write_atomically
 from lqs.file.checks import check_savable
-from lqs.file.configuration import check_safe, configuration_of, model_of
+from lqs.file.configuration import configuration_of, model_of
 from lqs.file.reader import MAX_BYTES, FileFormatError, Tensor
 from lqs.inspection import nested_layers, quantized_parameters, set_shares, to_numpy, warn_of_stuck_scales
 
 SUFFIX = ".lqs"
+SEED_DTYPE = "uint32"  # of the state of a seed, which has another dtype on each backend
 
 
 def save(model, path, float_dtype="float32"):
@@ -34,9 +36,8 @@ def save(model, path, float_dtype="float32"):
             `"bfloat16"`. The latter two round them. Scales always stay as they are.
 
     Raises:
-        ValueError: if an argument is not as above, a variable is not finite, an integer is beyond int32, the model
-            cannot be rebuilt from its configuration, this has code in it, such as a `Lambda` layer, or a layer has
-            learned a vocabulary.
+        ValueError: if an argument is not as above, a variable is not finite, an integer is beyond int32, or the model
+            cannot be rebuilt from its configuration, or this has code in it, such as a `Lambda` layer.
 
     Warns:
         UserWarning: if the model has been trained, and no scale has changed.
@@ -56,7 +57,7 @@ def save(model, path, float_dtype="float32"):
     if path.suffix != SUFFIX:
         raise ValueError(f"Argument `path` must end in {SUFFIX!r}. Received: path={str(path)!r}")
     content = pack_model(model, float_dtype)
-    _check_loads(content)
+    _check_loads(content, model)
     warn_of_stuck_scales(model)
     write_atomically(path, content)
 
@@ -78,7 +79,7 @@ def load(path, max_bytes=MAX_BYTES):
     """
     configuration, tensors = reader.read(path, max_bytes)
     with _as_format_errors(), _forgetting_variables(only_if_failed=True):
-        model, pairs = _rebuild(configuration, tensors)
+        model, pairs, assets = _rebuild(configuration, tensors)
         with keras.StatelessScope():
             pass  # at its end, Keras gives values to the variables that have none
     for variable, value in pairs:
@@ -86,6 +87,7 @@ def load(path, max_bytes=MAX_BYTES):
     with _as_format_errors():
         for layer in model._flatten_layers():  # some derive further state from their variables when these are loaded
             copy_own_variables(layer, layer)
+        load_assets(model, assets)
     set_shares(model)
     return model
 
@@ -98,7 +100,8 @@ def pack_model(model, float_dtype="float32"):
 def encode_model(model, float_dtype="float32"):
     """Return what `writer.pack` takes, the configuration of a model and its encoded tensors.
 
-    The tensors are in the order of `plain_variables`, after which come the scales of those that are stored as floats.
+    The tensors are in the order of `plain_variables`, after which come the scales of those that are stored as floats,
+    and the files that layers keep.
     The arguments are those of `save`.
     """
     check_savable(model)
@@ -111,22 +114,36 @@ def encode_model(model, float_dtype="float32"):
 
 
 def _rebuild(configuration, tensors):
-    """Return the model of a file, its variables without values, and pairs `(variable, value)` of these."""
-    check_safe(configuration, FileFormatError)
+    """Return the model of a file, without values, pairs `(variable, value)`, and the tensors that are files."""
     # Without values at first, so that a configuration cannot ask for more memory than the arrays take.
     with keras.StatelessScope(initialize_variables=False), variables_from_values():
         model = model_of(configuration)
-        return model, _match(model, tensors)
+        return model, *_match(model, tensors)
 
 
-def _check_loads(content):
-    """Raise unless a model can be made of a file that was just packed, by everything in it but the codes."""
+def _check_loads(content, saved):
+    """Raise unless the saved model can be made of a file that was just packed, by everything in it but the codes."""
     try:
         with _as_format_errors(), _forgetting_variables(), _restoring_global_state():
             configuration, entries = reader.parse_header(content, max_bytes=np.inf)
             _rebuild(configuration, [_without_values(entry) for entry in entries])
     except FileFormatError as error:
-        raise ValueError(f"Argument `model` must be one that can be loaded again. {error}") from error
+        raise ValueError(f"Argument `model` must be one that can be loaded again. {error}{_hint(saved)}") from error
+
+
+def _hint(model):
+    """Return what to do about a layer that stands in several graphs: by its configuration, Keras makes it for each."""
+    graphs = [inner for inner in model._flatten_layers() if isinstance(inner, Functional)]
+    places = [(layer, graph) for graph in graphs for layer in graph.layers if layer.weights]
+    for layer, graph in places:
+        for other, second in places:
+            if other is layer and second is not graph:
+                return (
+                    f". Layer {layer.name!r} is part of both {graph.name!r} and {second.name!r}: make one graph of "
+                    "them, by the tensors `model.input` and `model.output` of the one inside instead of a call of it, "
+                    "or give the model a class of its own with a `get_config`"
+                )
+    return ""
 
 
 def _without_values(entry):
@@ -146,7 +163,7 @@ def _as_format_errors():
     except FileFormatError:
         raise
     except Exception as error:
-        raise FileFormatError(f"The model cannot be rebuilt: {_one_line(error)}") from error
+        raise FileFormatError(f"The model cannot be rebuilt: {type(error).__name__}: {cause_of(error)}") from error
 
 
 @contextlib.contextmanager
@@ -178,12 +195,6 @@ def _restoring_global_state():
             uids.update(names)
 
 
-def _one_line(error):
-    """Return the first line of an error, of the innermost one where Keras quotes it behind a configuration."""
-    lines = str(error).rsplit("Exception encountered: ", 1)[-1].split("\n")
-    return f"{type(error).__name__}: {lines[0]}"
-
-
 def plain_variables(model):
     """Return the variables of a model in their order, without the scales of quantized parameters."""
     scales = {id(quantizer.scale_weight) for _, quantizer in quantized_parameters(model)}
@@ -196,7 +207,7 @@ def _encoded(model, float_dtype):
     exact = {id(variable) for layer in nested_layers(model) for variable in layer.variables}  # also thresholds
     names: dict[str, int] = {}
     left, plain = [], plain_variables(model)
-    name_of = {id(variable): _unique(_path(variable), names) for variable in plain}
+    name_of = {id(variable): _unique(_name(variable), names) for variable in plain}
     for variable in plain:
         value, quantizer = to_numpy(variable.value), quantizers.get(id(variable))
         name = name_of[id(variable)]
@@ -210,8 +221,11 @@ def _encoded(model, float_dtype):
         if quantizer is not None:
             left.append((f"{name}/scale", to_numpy(quantizer.scale)))
         kept = quantizer is not None or id(variable) in exact or variable.dtype not in ("float32", "float64")
-        yield name, *_encode_numbers(name, value, variable.dtype, None if kept else float_dtype)
+        dtype = SEED_DTYPE if _is_seed(variable) and value.max() <= np.iinfo(SEED_DTYPE).max else variable.dtype
+        yield name, *_encode_numbers(name, value, dtype, None if kept else float_dtype)
     for name, value in left:
+        yield _unique(name, names), *writer.encode_numbers(value)
+    for name, value in assets_of(model):
         yield _unique(name, names), *writer.encode_numbers(value)
 
 
@@ -222,9 +236,14 @@ def _encode_numbers(name, value, dtype, stored):
         raise ValueError(f"Argument `float_dtype` must hold {name}. {error}") from error
 
 
-def _path(variable):
-    """Return the path of a variable without the number that sets it apart from others."""
-    return "/".join([*variable.path.split("/")[:-1], variable.name])
+def _is_seed(variable):
+    return variable.name == "seed_generator_state"
+
+
+def _name(variable):
+    """Return the path of a variable, without numbers that set it apart, or that Keras counts for states of seeds."""
+    folder = "seed_generator" if _is_seed(variable) else variable.path.rpartition("/")[0]
+    return f"{folder}/{variable.name}" if folder else variable.name
 
 
 def _unique(name, names):
@@ -241,7 +260,7 @@ def _is_recoverable(integers, quantizer, variable):
 
 
 def _match(model, tensors):
-    """Return pairs `(variable, value)` for all variables of a model and the arrays of a file.
+    """Return pairs `(variable, value)` for all variables of a model and the arrays of a file, and the arrays left.
 
     Quantized parameters come last, as functions that return their values: these may depend on other variables.
     """
@@ -262,15 +281,17 @@ def _match(model, tensors):
         if quantizer is not None:
             left.append(quantizer)
     expected = len(plain) + len(left)
-    reader.check(len(tensors) == expected, f"it has {len(tensors)} arrays, and the model needs {expected}")
-    for quantizer, tensor in zip(left, tensors[len(plain) :], strict=True):
+    assets = [tensor for tensor in tensors[expected:] if ASSET.fullmatch(tensor.name)]
+    num_arrays = len(tensors) - len(assets)
+    reader.check(num_arrays == expected, f"it has {num_arrays} arrays, and the model needs {expected}")
+    for quantizer, tensor in zip(left, tensors[len(plain) : expected], strict=True):
         pairs.append(_scale_pair(quantizer, tensor.name, tensor.values))
     for variable, shape in [(v, value.shape) for v, value in pairs] + [(v, shape) for v, shape, _ in quantized]:
         reader.check(
             tuple(variable.shape) == shape,
             f"{variable.path} has the shape {tuple(variable.shape)} in the model and {shape} in the file",
         )
-    return pairs + [(variable, value) for variable, _, value in quantized]
+    return pairs + [(variable, value) for variable, _, value in quantized], assets
 
 
 def _middle(quantizer, tensor):

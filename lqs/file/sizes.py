@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 
+from lqs.file.assets import ASSET
 from lqs.file.layout import FLOATS
 from lqs.file.reader import section_sizes
 from lqs.file.saving import encode_model, plain_variables
@@ -28,7 +29,7 @@ def size_report(model, float_dtype="float32"):
     | one per quantized parameter | its integers |
     | `tables` | how probable the integers are, for the entropy coder |
     | `scales` | of all quantized parameters |
-    | `other variables` | what is not quantized, and the strengths of rules and penalties |
+    | `other variables` | what is not quantized, the strengths of rules and penalties, and learned vocabularies |
     | `header` | architecture, names, shapes, checksum; for a zip, its directory |
     | `total` | the sum |
 
@@ -80,7 +81,12 @@ def size_report(model, float_dtype="float32"):
         rows.append({"part": "tables", "file_bytes": sections.get("table", 0)})
         sizes = {"elements": scale.size, "file_bytes": sections.get("scale", 0)}
         rows.append({"part": "scales", **sizes, **_as_it_is(scale)})
-    rows += [{"part": "scales", "file_bytes": sections["values"]} for sections in all_sections[len(variables) :]]
+    for (entry, _), sections in list(zip(tensors, all_sections, strict=True))[len(variables) :]:
+        row = {"part": "scales", "file_bytes": sections["values"]}
+        if ASSET.fullmatch(entry["name"]):
+            row |= {"part": "other variables", "elements": entry["shape"][0]}
+            row |= dict.fromkeys(("fixed_bytes", "entropy_bytes"), entry["shape"][0])
+        rows.append(row)
     num_bytes = packed_bytes(configuration, tensors)
     rows.append({"part": "header", "file_bytes": num_bytes - sum(row["file_bytes"] for row in rows)})
     return _joined(rows)

@@ -117,14 +117,19 @@ def test_layer_in_two_nested_models_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_class_that_is_not_registered_is_refused(tmp_path):
-    class Mine(L.Dense):
-        pass
-
-    model = keras.Sequential([keras.Input((3,)), Mine(2)])
-    with pytest.raises(ValueError, match="must be one that can be loaded again. .*Mine"):
-        save(model, tmp_path / "model.lqs")
+def test_head_tied_to_a_model_inside(tmp_path):
+    """As the language models of KerasHub without their class: refused, with a way that works."""
+    tokens, again = keras.Input((3,), dtype="int32"), keras.Input((3,), dtype="int32")
+    embedding = L.ReversibleEmbedding(5, 4)
+    inner = keras.Model(tokens, L.Dense(4)(embedding(tokens)), name="inner")
+    refused = quantize(keras.Model(again, embedding(inner(again), reverse=True), name="outer"))
+    with pytest.raises(ValueError, match="'reversible_embedding' is part of both 'outer' and 'inner': make one graph"):
+        save(refused, tmp_path / "model.lqs")
     assert not list(tmp_path.iterdir())
+    model = quantize(keras.Model(inner.input, embedding(inner.output, reverse=True)))
+    save(model, tmp_path / "model.lqs")
+    x = np.array([[0, 1, 2], [3, 4, 0]])
+    np.testing.assert_array_equal(load(tmp_path / "model.lqs").predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 def test_saving_has_no_effect_on_later_layers(tmp_path):

@@ -1,7 +1,9 @@
 """Tests of the command `lqs`."""
 
+import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
@@ -107,6 +109,49 @@ def test_errors_are_one_line(model, run, tmp_path):
         assert code == 1 and output == ""
         assert error.startswith("error: ") and len(error.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.lqs", "model.lqs", "other.keras"]
+
+
+def with_configuration(source, target, change):
+    """Write a `.keras` file with another configuration."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, json.dumps(change(json.loads(content))) if name == "config.json" else content)
+
+
+GET_FILE = {"module": "keras.utils", "class_name": "function", "config": "get_file", "registered_name": "get_file"}
+
+
+@pytest.mark.parametrize("place", ["activation", "compile"])
+def test_keras_files_may_name_what_lqs_files_may(place, model, run, tmp_path):
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="relu")])
+    inner.compile("sgd", "mse")
+    keras.Sequential([keras.Input((3,)), inner]).save(tmp_path / "model.keras")
+
+    def change(configuration):
+        inner = configuration["config"]["layers"][-1]
+        if place == "compile":
+            inner["compile_config"]["loss"] = GET_FILE
+        else:
+            inner["config"]["layers"][-1]["config"]["activation"] = GET_FILE
+        return configuration
+
+    with_configuration(tmp_path / "model.keras", tmp_path / "other.keras", change)
+    code, _, error = run("pack", tmp_path / "other.keras")
+    assert code == 1 and "must name what lqs knows of Keras" in error and "'get_file' of module 'keras.utils'" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.keras", "other.keras"]
+    with_configuration(tmp_path / "model.keras", tmp_path / "same.keras", lambda configuration: configuration)
+    assert run("pack", tmp_path / "same.keras")[0] == 0
+
+
+def test_loss_of_ones_own_does_not_matter(run, tmp_path):
+    def loss(true, predicted):
+        return keras.ops.mean(keras.ops.abs(true - predicted))
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("sgd", loss)
+    model.save(tmp_path / "model.keras")
+    assert run("pack", tmp_path / "model.keras")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -36,3 +36,24 @@ def test_numbers_are_from_zero_to_one_in_the_dtype_of_the_parameter(dtype):
     values = ops.convert_to_numpy(found).astype("float64")
     assert values.shape == (50, 40) and values.min() >= 0 and values.max() <= 1
     assert abs(values.mean() - 0.5) < 5 / (12 * 2000) ** 0.5
+
+
+@pytest.mark.parametrize("rounding", [StochasticRounding(5), QuantNoise(0.5, 5)])
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5", "lqs"])
+def test_files_keep_the_state_of_the_seed(rounding, suffix, tmp_path):
+    def drawn_by(model):
+        return ops.convert_to_numpy(model.layers[0].kernel_quantizer(HALVES.reshape(10, 10), training=True))
+
+    quantizer = lqs.NestedQuantization(rounding=rounding, initial_scale=1.0)
+    model, other = (
+        keras.Sequential([keras.Input((10,)), lqs.QuantDense(10, kernel_quantizer=quantizer)]) for _ in range(2)
+    )
+    drawn_by(model)
+    path = tmp_path / f"model.{suffix}"
+    if suffix == "weights.h5":
+        model.save_weights(path)
+        other.load_weights(path)
+    else:
+        (lqs.save if suffix == "lqs" else keras.Model.save)(model, path)
+        other = (lqs.load if suffix == "lqs" else keras.models.load_model)(path)
+    np.testing.assert_array_equal(drawn_by(other), drawn_by(model))
