@@ -230,8 +230,8 @@ class Scale:
 
     @property
     def _is_unchanged(self) -> bool:
-        weight = np.asarray(ops.convert_to_numpy(self.weight))
-        return bool(np.all(weight == weight.dtype.type(self.initial_weight)))
+        initial = ops.cast(self.initial_weight, self.weight.dtype)
+        return bool(ops.convert_to_numpy(ops.all(ops.equal(self.weight, initial))))
 
     def weight_of(self, scale: np.ndarray) -> np.ndarray:
         """Return the array that the weight has if the scale is the given array."""
@@ -270,9 +270,7 @@ class Scale:
         ratio, loss = parameter / ops.cast(self.value, parameter.dtype), None
         what = f"of a parameter of the shape {tuple(parameter.shape)}"
         if 0 < float(ops.max(ops.abs(ratio), initial=0.0)) < 0.1:
-            loss = (
-                f"All elements {what} are less than a tenth of the scale {self.initial_scale:g}, and are rounded away."
-            )
+            loss = f"All elements {what} are less than a tenth of the scale {self.initial_scale:g}, and become 0."
         elif clips and self.levels is not None:
             lowest, highest = self.levels
             clipped = float(ops.mean(ops.cast((ratio < lowest - 0.5) | (ratio > highest + 1.0), "float32")))

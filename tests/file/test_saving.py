@@ -240,8 +240,8 @@ def test_other_variables_in_half_precision(float_dtype, rng, tmp_path):
         if "batch_normalization" in variable.path:
             np.testing.assert_allclose(by_path[variable.path], value, rtol=2**-8)
             assert np.any(by_path[variable.path] != value)
-        if variable.name == "threshold":  # would be 0 in half precision
-            assert by_path[variable.path] == value > 0
+    thresholds = [to_numpy(variable.value) for variable in loaded.variables if variable.name == "threshold"]
+    assert thresholds and min(thresholds) == np.float32(1e-12)  # would be 0 in half precision
     assert len(pack_model(model, float_dtype)) < len(pack_model(model))
 
 
@@ -287,6 +287,7 @@ def test_states_of_seeds_come_back_and_have_one_name_and_dtype(tmp_path):
     model = with_random_numbers()
     model.compile("sgd", "mse", run_eagerly=keras.backend.backend() == "tensorflow")
     model.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
+    model.compile()  # an optimizer that has moved no scale is warned of
     states = [np.array(variable) for variable in model.variables if variable.name == "seed_generator_state"]
     assert len(states) == 3 and any(state[1] for state in states)
     save(model, tmp_path / "model.lqs")

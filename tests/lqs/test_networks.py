@@ -241,10 +241,10 @@ def test_an_own_compile_is_to_be_called_again(rng):
 def test_a_model_inside_stands_alone(kind, part, rng, tmp_path):
     """Its parameters are quantized, those of its own too, when it is called, saved or made again by itself."""
     model, x = made(kind, rng)
-    quantized = getattr(quantize(model, initial_scale=0.5), part)
+    quantized = getattr(quantize(model, initial_scale=0.25), part)
     assert isinstance(quantized, QuantizedModel)
     expected = outputs(quantized, x)
-    np.testing.assert_allclose(outputs(getattr(lqs.dequantize(quantize(model, initial_scale=0.5)), part), x), expected)
+    np.testing.assert_allclose(outputs(getattr(lqs.dequantize(quantize(model, initial_scale=0.25)), part), x), expected)
     lqs.save(quantized, tmp_path / "part.lqs")
     clone = type(quantized).from_config(quantized.get_config())
     clone.set_weights(quantized.get_weights())

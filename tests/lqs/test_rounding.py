@@ -100,7 +100,7 @@ def test_parameter_of_integers_is_the_middle_of_their_bins(rounding, middle):
 @pytest.mark.parametrize("rounding, scale", [("floor", 0.25), ("nearest", 0.25), ("nearest", 0.0123)])
 def test_every_level_maps_to_itself(rounding, scale, bits):
     levels = np.arange(-(2 ** (bits - 1)), 2 ** (bits - 1), dtype="float32")
-    layer = lqs.NestedQuantization(rounding=rounding, bits=bits, initial_scale=scale)
+    layer = lqs.NestedQuantization(rounding=rounding, bits=bits, initial_scale=scale, parametrization="linear")
     parameter = levels * np.float32(scale)
     np.testing.assert_array_equal(numbers(layer(parameter)), parameter)
     np.testing.assert_array_equal(numbers(layer.integers(parameter)), levels)
