@@ -235,4 +235,4 @@ def _check_integers(variable: keras.Variable, quantizer: NestedQuantization) -> 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
     """Return the NumPy array of a backend tensor or variable, also of one with a copy on each of several devices."""
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(tensor)))
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.copy(tensor)))
