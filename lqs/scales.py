@@ -267,7 +267,7 @@ class Scale:
         """Warn of an initial scale that was given as a number, and makes all of the parameter 0 or clips much of it."""
         if self.follows_parameter:
             return
-        ratio, loss = parameter / ops.cast(self.value, parameter.dtype), None
+        ratio, loss = ops.stop_gradient(parameter / ops.cast(self.value, parameter.dtype)), None
         what = f"of a parameter of the shape {tuple(parameter.shape)}"
         if 0 < float(ops.max(ops.abs(ratio), initial=0.0)) < 0.1:
             loss = (
