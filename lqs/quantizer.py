@@ -189,6 +189,11 @@ class NestedQuantization(ForgetsLosses):
         """Return the value of `scale_weight` with which `scale` is the given array, bit for bit if there is one."""
         return self._scale.weight_of(scale)
 
+    @property
+    def exact_scale(self) -> np.ndarray:
+        """The scale as an array; after `lqs.load` the one in the file, bit for bit, until training changes it."""
+        return self._scale.exact
+
     def call(self, parameter: Tensor, training: bool | None = None) -> Tensor:
         """Return `P_r`, of the shape and dtype of `parameter`; in training, measure the scale and draw noise."""
         _validate_float(parameter)
