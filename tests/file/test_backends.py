@@ -62,6 +62,7 @@ def network():
     inputs = keras.Input((12,))
     hidden = L.BatchNormalization()(L.Dense(8, activation="relu")(inputs))
     model = quantize(keras.Model(inputs, L.Dense(3)(L.Dropout(0.1)(hidden))), prototype, min_max(4))
+    model.compile("sgd", "mse")  # also the one inside
     last = NestedQuantization(rounding=StochasticRounding(), initial_scale=0.02)
     return quantize(keras.Sequential([model, L.Dense(3)]), last, None)
 
