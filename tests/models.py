@@ -21,6 +21,7 @@ IS_JAX, IS_TORCH = (keras.backend.backend() == name for name in ("jax", "torch")
 UNTRACED = {"run_eagerly": not IS_JAX}
 COMPILED = {"jit_compile": not IS_TORCH}  # torch.compile takes half a minute for each
 several_steps = pytest.mark.skipif(IS_TORCH, reason="Keras refuses `steps_per_execution` above 1 on torch")
+text_layers = pytest.mark.skipif(IS_TORCH, reason="text layers need TensorFlow")
 SEQUENCE, IMAGE = (3, 4), (5, 4, 2)
 
 
