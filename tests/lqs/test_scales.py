@@ -143,7 +143,7 @@ def test_scale_that_was_assigned_before_the_first_call_stays():
 
 
 def test_a_scale_that_no_logarithm_gives_is_stored_as_it_was_until_it_changes():
-    """Of neighbouring float32 numbers near 0.01, few are the exponential of one: files keep their bytes all the same."""
+    """Of neighbouring float32 numbers near 0.01, few are the exponential of one: files keep their bytes."""
     layer = lqs.NestedQuantization("row", parametrization="log")
     layer.build((64, 2))
     scale = (np.float32(0.01) + np.arange(64, dtype="float32") * np.spacing(np.float32(0.01)))[:, None]
