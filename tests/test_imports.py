@@ -49,6 +49,7 @@ STUDY = """
     examples
     networks
     protocols
+    nulls
     methods
     configs
     grid
