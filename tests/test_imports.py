@@ -58,6 +58,7 @@ STUDY = """
     weights
     training
     gpu
+    comparison
     figures
     diagrams
     references
