@@ -1,8 +1,8 @@
 """Methods: the nested quantization layers of a run, by the name of its method.
 
 One table: a name stands for a *preset*, a function that returns a `lqs.NestedQuantization`. The thesis's methods and
-ours are here, the published ones are all those of `lqs.methods`. The signature of a preset says what a configuration
-may ask of it:
+ours are here, those that test the thesis's in `study.nulls`, and the published ones are all those of `lqs.methods`. The
+signature of a preset says what a configuration may ask of it:
 
 | parameter | in the configuration |
 | --- | --- |
@@ -17,6 +17,7 @@ import inspect
 
 import lqs
 from lqs import methods as published
+from study import nulls
 
 STRENGTHS = ("threshold", "rate", "probability")
 
@@ -49,8 +50,9 @@ def code_length(rate, code="geometric", bits=None, **overrides):
 
 THESIS = {preset.__name__: preset for preset in (nested, max_bin, inverse, difference)}
 OURS = {"code_length": code_length}
+NULLS = nulls.PRESETS
 FLOAT = "float"  # no quantization
-METHODS = (FLOAT, *THESIS, *OURS, *published.METHODS)
+METHODS = (FLOAT, *THESIS, *OURS, *NULLS, *published.METHODS)
 
 
 def get_preset(method):
@@ -61,7 +63,7 @@ def get_preset(method):
     """
     if method == FLOAT:
         return None
-    return {**THESIS, **OURS}.get(method) or published.get(method)
+    return {**THESIS, **OURS, **NULLS}.get(method) or published.get(method)
 
 
 def strength_name(method):
@@ -78,12 +80,12 @@ def strength_name(method):
 
 def quantizes_biases(method):
     """Return whether the biases are quantized too: by the thesis's methods and ours; not by published ones."""
-    return method in THESIS or method in OURS
+    return method in {**THESIS, **OURS, **NULLS}
 
 
 def quantizes_all_layers(method):
     """Return whether all layers are quantized, since the whole file counts, or those that the thesis quantizes."""
-    return method not in (FLOAT, *THESIS)
+    return method not in (FLOAT, *THESIS, *NULLS)
 
 
 def validate_quantizer(quantizer):

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 from lqs.file.sizes import file_bytes, fp32_bytes, zip_archive
-from lqs.inspection import integer_statistics, model_integers, to_numpy
+from lqs.inspection import integer_statistics, model_integers, quantized_parameters, to_numpy
+from study.nulls import votes_of
 
 
 def histogram(integers, max_bins=512):
@@ -82,3 +83,51 @@ class IntegerHistory(keras.callbacks.Callback):
             statistics = integer_statistics(arrays)
             for key in ("unique", "min", "max"):
                 self.history.setdefault(key, []).append(statistics[key])
+
+
+def loss_gradients(model, images, labels):
+    """Return `{path of the variable: gradient of the loss}` on a batch, by the network as it is evaluated.
+
+    The gradient of a quantized parameter is the one with respect to `P_r`, where nothing is clipped.
+
+    Raises:
+        ValueError: on another backend than JAX.
+    """
+    if keras.backend.backend() != "jax":
+        raise ValueError(f"Gradients are taken on the backend 'jax'. Received: {keras.backend.backend()!r}")
+    import jax
+
+    variables = model.trainable_variables
+    others = [variable.value for variable in model.non_trainable_variables]
+
+    def loss(values):
+        outputs, _ = model.stateless_call(values, others, images, training=False)
+        return model.loss(labels, outputs)
+
+    gradients = jax.grad(loss)([variable.value for variable in variables])
+    return {variable.path: gradient for variable, gradient in zip(variables, gradients, strict=True)}
+
+
+class VoteHistory(keras.callbacks.Callback):
+    """Records shares of the elements of each quantized kernel after every epoch, in `history`; biases are left out.
+
+    `voters/<path>` is the share whose vote is not 0 by the rule that the network is trained with (one of `study.nulls`
+    or `lqs.GradientRatio`), `dead/<path>` the share with a gradient of exactly 0.
+
+    Args:
+        images, labels: the batch that gradients are taken on.
+    """
+
+    def __init__(self, images, labels):
+        super().__init__()
+        self.images, self.labels, self.history = images, labels, {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        gradients = loss_gradients(self.model, self.images, self.labels)
+        for variable, quantizer in quantized_parameters(self.model):
+            if len(variable.shape) > 1:
+                gradient = gradients[variable.path]
+                votes = to_numpy(votes_of(quantizer.rule, gradient, quantizer(variable.value)))
+                shares = {"voters": np.mean(votes != 0), "dead": np.mean(to_numpy(gradient) == 0)}
+                for name, share in shares.items():
+                    self.history.setdefault(f"{name}/{variable.path}", []).append(float(f"{share:.6g}"))

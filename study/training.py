@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import operator
 import time
 import traceback
 
@@ -20,7 +22,7 @@ from study.networks import NETWORKS
 from study.paths import RUNS, WEIGHTS
 from study.protocols import scheduled_learning_rate
 from study.records import read_current_record, write_record
-from study.statistics import IntegerHistory, final_statistics, parameter_statistics
+from study.statistics import IntegerHistory, VoteHistory, final_statistics, parameter_statistics
 from study.weights import is_kept, read_weights, write_weights
 
 STEPS_PER_EXECUTION = 25
@@ -163,19 +165,21 @@ def _compile(config, model):
 def fit(config, model, dataset):
     """Train `model` and return its history, `{name: one value per epoch}`; see `data/README.md`."""
     keras.utils.set_random_seed(config.seed)
-    integers, ratio = IntegerHistory(), config.quantizer.target_ratio
+    examples, own, ratio = batches(config, dataset), [IntegerHistory()], config.quantizer.target_ratio
+    if config.quantizer.method in methods.NULLS:
+        own.append(VoteHistory(*(examples[name][: config.training.batch_size] for name in "xy")))
     schedule = keras.callbacks.LearningRateScheduler(lambda epoch, _: scheduled_learning_rate(config.training, epoch))
     target = [] if ratio is None else [TargetSize(ratio=ratio)]
     with _precision(config):
         history = model.fit(
-            **batches(config, dataset),
+            **examples,
             epochs=config.training.epochs,
-            callbacks=[integers, schedule, *target],
+            callbacks=[*own, schedule, *target],
             verbose=0,
         ).history
     for name in NOT_KEPT:
         history.pop(name, None)
-    return complete(history) | integers.history
+    return functools.reduce(operator.or_, (callback.history for callback in own), complete(history))
 
 
 def complete(history):

@@ -49,6 +49,7 @@ STUDY = """
     examples
     networks
     protocols
+    nulls
     methods
     configs
     grid
@@ -57,6 +58,7 @@ STUDY = """
     weights
     training
     gpu
+    comparison
     figures
     diagrams
     references

@@ -5,7 +5,7 @@ import pytest
 import lqs
 from lqs import methods as published
 from lqs.rounding import Rounding
-from study import methods
+from study import methods, nulls
 from study.configs import make_config
 from study.methods import make_preset, quantizes_all_layers, quantizes_biases, strength_name, validate_quantizer
 
@@ -18,8 +18,8 @@ def make(method, strength=0.0, **overrides):
     return make_preset(quantizer(method, strength, **overrides))("row")
 
 
-def test_methods_are_the_thesis_s_ours_and_all_published_ones():
-    ours = {"float", "nested", "max_bin", "inverse", "difference", "code_length"}
+def test_methods_are_the_thesis_s_ours_those_that_test_it_and_all_published_ones():
+    ours = {"float", "nested", "max_bin", "inverse", "difference", "code_length", *nulls.RULES}
     assert set(methods.METHODS) == ours | set(published.METHODS)
     assert len(methods.METHODS) == len(ours) + len(published.METHODS) >= 23
 
@@ -93,8 +93,16 @@ def test_bits_are_optional_for_the_thesis_s_methods():
 
 def test_what_is_quantized():
     """The thesis's methods: convolutions with biases; ours: all with biases; published ones: all kernels."""
-    choices = {name: (quantizes_all_layers(name), quantizes_biases(name)) for name in ("nested", "code_length", "lsq")}
-    assert choices == {"nested": (False, True), "code_length": (True, True), "lsq": (True, False)}
+    choices = {
+        name: (quantizes_all_layers(name), quantizes_biases(name))
+        for name in ("nested", "votes_constant", "code_length", "lsq")
+    }
+    assert choices == {
+        "nested": (False, True),
+        "votes_constant": (False, True),
+        "code_length": (True, True),
+        "lsq": (True, False),
+    }
 
 
 def test_unknown_method():

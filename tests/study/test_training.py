@@ -119,6 +119,19 @@ def test_run_learns(nested):
     assert 1 < final["unique"] <= final["max"] - final["min"] + 1
 
 
+@on_jax
+def test_shares_of_votes_are_recorded_and_change_nothing_else(nested, folders):
+    """The thesis's rule, once as a method whose shares are recorded: all other fields are the same, bit for bit."""
+    watched = run(digits_config("votes_ratio", 1e-9, epochs=2), *folders)
+    names = {f"{share}/{layer}/kernel" for share in ("voters", "dead") for layer in ("hidden", "output")}
+    shares = {name: values for name, values in watched["history"].items() if name in names}
+    assert set(watched["history"]) - set(nested[1]["history"]) == set(shares) == names
+    assert all(len(values) == 2 and 0 <= min(values) <= max(values) <= 1 for values in shares.values())
+    assert shares["voters/hidden/kernel"][-1] >= shares["dead/hidden/kernel"][-1] > 0
+    assert watched["parameters"] == nested[1]["parameters"]
+    assert watched["history"].items() >= nested[1]["history"].items()
+
+
 def test_losses_agree_without_a_penalty(nested):
     history = nested[1]["history"]
     assert history["loss"] == history["cross_entropy"] and history["val_loss"] == history["val_cross_entropy"]
