@@ -12,9 +12,11 @@ from lqs.inspection import nested_layers, penalties
 from lqs.scales import MIN_SCALE
 from lqs.strengths import validate_strength
 
-RATE_RANGE = 1e6  # how far from where it starts a rate may go, either way
+RATE_RANGE = 1e2
 SCALES_FROM = 0.5  # share of the training from which on scales are moved, too
 SPARSE_BITS = 0.4  # per penalized parameter, below which they are not
+LANDINGS = (0.8, 0.85, 0.9, 0.95, 1.0)  # shares of the training at which scales are moved onto the reference
+WIDEST, NUM_TRIALS = math.log(4.0), 8  # of a factor of the scales there, and how often one is tried
 
 
 class TargetSize(keras.callbacks.Callback):
@@ -82,7 +84,7 @@ class TargetSize(keras.callbacks.Callback):
         bytes: float | None = None,
         ratio: float | None = None,
         num_updates: int = 100,
-        ramp: float = 0.05,
+        ramp: float = 0.5,
         integral: float = 0.3,
         proportional: float = 1.0,
         bump: float = 0.21,
@@ -109,6 +111,10 @@ class TargetSize(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.penalties = penalties(self.model)
+        if all(isinstance(p, __import__("lqs").CodeLengthPenalty) for p in self.penalties):
+            ratio = fp32_bytes(self.model) / (self.bytes or fp32_bytes(self.model) / self.ratio)
+            for p in self.penalties:
+                p.rate.assign(1e-6 * ratio**2.5)
         rates = {float(penalty.rate) for penalty in self.penalties}
         if not rates or min(rates) <= 0:
             raise ValueError(
@@ -126,6 +132,7 @@ class TargetSize(keras.callbacks.Callback):
         self.lowest, self.highest = min(rates) / RATE_RANGE, max(rates) * RATE_RANGE
         self.first_size = self.epoch_size = self.size.packed
         self.error, self.next_update = 0.0, 1
+        self.landings = list(LANDINGS)
         self.history: list[tuple[float, int, float, float]] = []
         # Keras calls its own `History` after all callbacks that it is given: what these restore has been restored then.
         last = getattr(self.model, "history", None)
@@ -189,7 +196,11 @@ class TargetSize(keras.callbacks.Callback):
         factor = math.exp(self.integral * error + self.proportional * (error - self.error))
         for penalty in self.penalties:
             penalty.rate.assign(min(max(factor * float(penalty.rate), self.lowest), self.highest))
-        if share > SCALES_FROM and self.scale_gain:
+        if self.landings and share >= self.landings[0]:
+            self.landings = [later for later in self.landings if later > share]
+            if self.scale_gain:
+                self._land(reference)
+        elif share > SCALES_FROM and self.scale_gain:
             self._rescale(size, error)
         self.error = error
         self.history.append((share, size, reference, float(self.penalties[0].rate)))
@@ -201,6 +212,30 @@ class TargetSize(keras.callbacks.Callback):
         for layer in (layer for layer in layers if layer.is_scale_learned):
             scale = factor * keras.ops.convert_to_numpy(layer.scale)
             layer.scale_weight.assign(layer.scale_weight_of(np.maximum(scale, MIN_SCALE).astype("float32")))
+
+    def _land(self, wanted):
+        """Multiply all scales of penalized parameters by the factor with which the size is the one that is wanted."""
+        layers = [q for q in nested_layers(self.model) if q.penalty is not None and q.is_scale_learned]
+        scales = [keras.ops.convert_to_numpy(layer.scale) for layer in layers]
+
+        def size_at(log_factor):
+            for layer, scale in zip(layers, scales, strict=True):
+                new = np.maximum(math.exp(log_factor) * scale, MIN_SCALE).astype("float32")
+                layer.scale_weight.assign(layer.scale_weight_of(new))
+            return self.size.pack()
+
+        low, high = -WIDEST, WIDEST  # of which the first gives the larger file
+        factor, best = 0.0, (math.inf, 0.0)
+        guess = 0.0
+        for _ in range(NUM_TRIALS):
+            error = math.log(size_at(guess) / wanted)
+            best = min(best, (abs(error), guess))
+            if abs(error) < 0.002:
+                break
+            low, high = (guess, high) if error > 0 else (low, guess)
+            step = guess + error  # as if the size went with the inverse of the scale
+            guess = step if low < step < high else (low + high) / 2
+        size_at(best[1])
 
     def _reference(self, share: float) -> float:
         left = max(0.0, 1 - share / self.ramp) ** 2 if self.ramp else 0.0

@@ -21,11 +21,12 @@ LIBRARY = """
     rules
     penalties
     quantizer
+    methods
+    presets
     substitution
     layers
     inspection copying
     conversion
-    methods
     file
     control
     export
