@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 
+from lqs.inspection import to_numpy
 from lqs.layers import GRAPHS, QuantConv2D, QuantDense, QuantizedLayer, QuantizedParameters, as_float
 
 _PLAIN = {QuantDense: keras.layers.Dense, QuantConv2D: keras.layers.Conv2D}
@@ -58,7 +59,7 @@ def copy_own_variables(source, target):
     """Copy by way of what layers do to save and load, since some derive further state from their weights."""
     values: dict = {}
     source.save_own_variables(values)
-    target.load_own_variables({key: np.array(value) for key, value in values.items()})
+    target.load_own_variables({key: np.array(to_numpy(value)) for key, value in values.items()})
 
 
 def cause_of(error):

@@ -189,6 +189,11 @@ class NestedQuantization(ForgetsLosses):
         """Return the value of `scale_weight` with which `scale` is the given array, bit for bit if there is one."""
         return self._scale.weight_of(scale)
 
+    @property
+    def exact_scale(self) -> np.ndarray:
+        """The scale as an array; after `lqs.load` the one in the file, bit for bit, until training changes it."""
+        return self._scale.exact
+
     def call(self, parameter: Tensor, training: bool | None = None) -> Tensor:
         """Return `P_r`, of the shape and dtype of `parameter`; in training, measure the scale and draw noise."""
         _validate_float(parameter)
@@ -301,8 +306,10 @@ def _read_once(variable: Tensor) -> Tensor:
 
     A read for the backward pass alone TensorFlow may carry out after the optimizer's update: its graph optimizer drops
     the edge between them, since there is a path by way of the `IdentityN` of a custom gradient, which it then removes.
+    PyTorch assigns in place: a scale that is measured in a second call of its layer would change under the backward
+    pass of the first, which PyTorch refuses.
     """
-    return ops.copy(variable) if keras.backend.backend() == "tensorflow" else ops.convert_to_tensor(variable)
+    return ops.convert_to_tensor(variable) if keras.backend.backend() == "jax" else ops.copy(variable)
 
 
 def _in_float32_at_least(parameter: Tensor) -> Tensor:

@@ -225,6 +225,7 @@ class Scale:
         self.axes, self.is_log = sharing_axes(granularity, len(shape)), parametrization == "log" and measure is None
         initial = initial_scale if isinstance(initial_scale, float) else MIN_SCALE
         self.initial_weight = math.log(initial) if self.is_log else initial
+        self._asked: tuple[np.ndarray, np.ndarray] | None = None
         self.weight = layer.add_weight(
             name="log_scale" if self.is_log else "scale",
             shape=scale_shape(granularity, shape),
@@ -254,8 +255,23 @@ class Scale:
         return bool(ops.convert_to_numpy(ops.all(ops.equal(self.weight, initial))))
 
     def weight_of(self, scale: np.ndarray) -> np.ndarray:
-        """Return the array that the weight has if the scale is the given array."""
-        return log_of(scale) if self.is_log else scale
+        """Return the array that the weight has if the scale is the given array, and remember both for `exact`."""
+        if not self.is_log:
+            return scale
+        self._asked = log_of(scale), scale
+        return self._asked[0]
+
+    @property
+    def exact(self) -> np.ndarray:
+        """The scale as an array: the one that was asked of `weight_of`, where the weight has not changed since.
+
+        No logarithm may have just this exponential on a backend, since exponentials differ in the last bit.
+        """
+        scale = np.asarray(ops.convert_to_numpy(self.value))
+        if self._asked is None:
+            return scale
+        weight, asked = self._asked
+        return np.where(ops.convert_to_numpy(self.weight) == weight, asked, scale)
 
     def assign(self, scale: Tensor) -> None:
         """Assign a tensor, `MIN_SCALE` where it is smaller."""
@@ -288,7 +304,7 @@ class Scale:
         """Warn of an initial scale that was given as a number, and makes all of the parameter 0 or clips much of it."""
         if self.follows_parameter:
             return
-        ratio, loss = parameter / ops.cast(self.value, parameter.dtype), None
+        ratio, loss = ops.stop_gradient(parameter / ops.cast(self.value, parameter.dtype)), None
         what = f"of a parameter of the shape {tuple(parameter.shape)}"
         if 0 < float(ops.max(ops.abs(ratio), initial=0.0)) < 0.1:
             loss = f"All elements {what} are less than a tenth of the scale {self.initial_scale:g}, and become 0."

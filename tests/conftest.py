@@ -65,7 +65,7 @@ def gradients():
             layer.build_for(keras.Variable(parameter))
 
         def loss(parameter):
-            return ops.sum(layer(parameter, training=training) * upstream) + sum(layer.losses)
+            return ops.sum(ops.multiply(layer(parameter, training=training), upstream)) + sum(layer.losses)
 
         weights = [layer.scale_weight] if weights is None else weights
         found = compute[keras.backend.backend()](loss, weights, parameter)

@@ -10,14 +10,18 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+import pytest
 from keras import layers, ops
 
 registered = keras.saving.register_keras_serializable("tests.models")
 BATCH_SIZE = 8
-IS_JAX = keras.backend.backend() == "jax"
+IS_JAX, IS_TORCH = (keras.backend.backend() == name for name in ("jax", "torch"))
 # For `compile` where a compiled step is not what is tested: TensorFlow takes its time to trace one, whereas JAX would
 # compile each operation of the step for itself.
 UNTRACED = {"run_eagerly": not IS_JAX}
+COMPILED = {"jit_compile": not IS_TORCH}  # torch.compile takes half a minute for each
+several_steps = pytest.mark.skipif(IS_TORCH, reason="Keras refuses `steps_per_execution` above 1 on torch")
+text_layers = pytest.mark.skipif(IS_TORCH, reason="text layers need TensorFlow")
 SEQUENCE, IMAGE = (3, 4), (5, 4, 2)
 
 

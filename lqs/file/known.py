@@ -56,6 +56,7 @@ PARTS = (
     "keras.regularizers",
 )
 OPERATIONS = "keras.src.ops."  # of functional models, such as a sum
+OPTIMIZERS_OF_TORCH = "keras.src.backend.torch.optimizers."  # where those of a model that is compiled on torch stand
 HELPERS = ("deserialize", "get", "serialize")  # in the modules of `PARTS`, too
 VALUES = ("__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__")
 
@@ -105,7 +106,7 @@ def _is_known(part):
     if module == "keras.layers":
         return name in LAYERS
     named = {**LAYERS_OF_APPLICATIONS, **MODELS}.get(module, ())
-    return name in named or module in PARTS or module.startswith(OPERATIONS)
+    return name in named or module in PARTS or module.startswith((OPERATIONS, OPTIMIZERS_OF_TORCH))
 
 
 def _is_known_function(name, module):

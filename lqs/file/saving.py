@@ -213,13 +213,13 @@ def _encoded(model, float_dtype):
         name = name_of[id(variable)]
         integers = None if quantizer is None else to_numpy(quantizer.integers(variable.value))
         if quantizer is not None and _is_recoverable(integers, quantizer, variable):
-            entry, sections = writer.encode_integers(integers, to_numpy(quantizer.scale), variable.dtype)
+            entry, sections = writer.encode_integers(integers, quantizer.exact_scale, variable.dtype)
             if quantizer.codebook is not None:
                 entry |= {"levels": name_of[id(quantizer.codebook)], "lowest": quantizer.levels[0]}
             yield name, entry, sections
             continue
         if quantizer is not None:
-            left.append((f"{name}/scale", to_numpy(quantizer.scale)))
+            left.append((f"{name}/scale", quantizer.exact_scale))
         kept = quantizer is not None or id(variable) in exact or variable.dtype not in ("float32", "float64")
         dtype = SEED_DTYPE if _is_seed(variable) and value.max() <= np.iinfo(SEED_DTYPE).max else variable.dtype
         yield name, *_encode_numbers(name, value, dtype, None if kept else float_dtype)

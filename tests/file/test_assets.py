@@ -6,6 +6,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from models import text_layers
 
 from lqs.conversion import quantize
 from lqs.file import writer
@@ -91,6 +92,7 @@ def test_tokenizer_comes_back(tmp_path):
     assert loaded.preprocessor.tokenizer.words == ["the", "cat"]
 
 
+@text_layers
 def test_learned_vocabulary_comes_back(tmp_path):
     model = quantize(lookup())
     save(model, tmp_path / "model.lqs")
@@ -101,6 +103,7 @@ def test_learned_vocabulary_comes_back(tmp_path):
     assert report.loc["other variables", "elements"] == len("[UNK]\nb\na") + 2  # strengths
 
 
+@text_layers
 def test_vocabulary_in_two_layers_of_which_one_is_inside_is_stored_once(tmp_path):
     vectorization = L.TextVectorization(output_mode="binary")
     vectorization.adapt(WORDS)

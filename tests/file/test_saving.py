@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -243,28 +241,6 @@ def test_other_variables_in_half_precision(float_dtype, rng, tmp_path):
     thresholds = [to_numpy(variable.value) for variable in loaded.variables if variable.name == "threshold"]
     assert thresholds and min(thresholds) == np.float32(1e-12)  # would be 0 in half precision
     assert len(pack_model(model, float_dtype)) < len(pack_model(model))
-
-
-def test_file_is_read_in_another_process_and_on_the_other_backend(rng, tmp_path):
-    model = quantize(dense(), kernel=NestedQuantization("row", parametrization="log"))
-    scramble(model, rng)
-    save(model, tmp_path / "model.lqs")
-    x = inputs_of(model, rng)
-    np.save(tmp_path / "x.npy", x)
-    program = (
-        "import lqs, numpy as np; m = lqs.load('model.lqs'); np.save('y.npy', m.predict(np.load('x.npy'), verbose=0));"
-        "from lqs.inspection import model_integers; np.savez('q.npz', *model_integers(m).values());"
-        "lqs.save(lqs.load('random.lqs'), 'again.lqs')"
-    )
-    save(with_random_numbers(), tmp_path / "random.lqs")
-    other = {"jax": "tensorflow", "tensorflow": "jax"}[keras.backend.backend()]
-    environment = {**os.environ, "KERAS_BACKEND": other, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
-    assert (tmp_path / "again.lqs").read_bytes() == (tmp_path / "random.lqs").read_bytes()
-    with np.load(tmp_path / "q.npz") as archive:
-        for ours, theirs in zip(integers_and_scales(model)[::2], archive.values(), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_same_model_gives_the_same_bytes(rng):

@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from models import several_steps
 
 import lqs
 from lqs.file import sizes
@@ -186,6 +187,7 @@ def test_one_epoch(num_updates):
     np.testing.assert_allclose([share for share, _, _, _ in callback.history], expected)
 
 
+@several_steps
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_several_steps_per_execution(epochs):
     model = network(steps_per_execution=4)

@@ -11,6 +11,7 @@ from keras import layers, ops
 from models import (
     BATCH_SIZE,
     BRANCHES,
+    COMPILED,
     IMAGE,
     IS_JAX,
     MODELS,
@@ -362,7 +363,7 @@ def test_quantizing_twice(kind):
     assert len(twice.weights) == len(once.weights)
     assert_equal(values(twice), values(once))
     twice.trainable = False
-    np.testing.assert_array_equal(predict(twice, inputs), outputs)
+    np.testing.assert_allclose(predict(twice, inputs), outputs, rtol=0, atol=1e-7)  # torch has other kernels then
     assert_equal(values(twice), values(once))
     completed = lqs.quantize(lqs.quantize(model, kernel, None), None, bias)
     result = predict(completed, inputs)
@@ -530,7 +531,7 @@ def network():
     return stack(IMAGE, layers.Conv2D(4, 2), layers.BatchNormalization(), layers.ReLU(), *head)
 
 
-FITS = [("mixed_float16", {"jit_compile": True}), ("mixed_bfloat16", UNTRACED)]
+FITS = [("mixed_float16", COMPILED), ("mixed_bfloat16", UNTRACED)]
 FITS += [] if IS_JAX else [("mixed_float16", {"jit_compile": False})]
 
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from models import several_steps
 
 import lqs
 from lqs.inspection import quantized_parameters, to_numpy
@@ -90,7 +91,7 @@ class Autoencoder(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Return the loss of a reconstruction by the parts, with the penalties that these add."""
-        return ops.mean((self.decoder(self.encoder(x)) - x) ** 2) + sum(self.losses)
+        return ops.mean(ops.subtract(self.decoder(self.encoder(x)), x) ** 2) + sum(self.losses)
 
 
 @register
@@ -349,6 +350,7 @@ def test_kernels_then_biases(rng):
     np.testing.assert_array_equal(outputs(twice, x), outputs(quantize(model), x))
 
 
+@several_steps
 @pytest.mark.parametrize("policy", ["mixed_bfloat16"])
 def test_mixed_precision_with_several_steps_per_execution(policy, rng):
     keras.config.set_dtype_policy(policy)

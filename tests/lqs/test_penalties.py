@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from models import COMPILED
 from oracles import BAD_STRENGTHS, grouped
 
 import lqs
@@ -163,7 +164,7 @@ def test_code_lengths_of_zeros(code, granularity, gradients):
 @pytest.mark.parametrize("mean", [1e-9, 5e-7, 9.9e-7])
 def test_geometric_code_length_of_almost_only_zeros(mean):
     """Its slope, asinh(1 / mean) + 1, does not grow beyond that at a mean of one in a million."""
-    length = float(geometric_code_length(np.full(1, mean, "float32"), np.ones(1, "float32"), (0,)))
+    length = float(geometric_code_length(ops.full((1,), mean), ops.ones(1), (0,)))
     assert length == pytest.approx(mean * (math.asinh(1e6) + 1) / math.log(2), rel=1e-4)
 
 
@@ -312,7 +313,7 @@ def test_reported_loss_of_training(kind, rng):
     inputs, targets = data(rng)
     # Compiled by XLA: a layer called twice has its scale read twice, and TensorFlow by itself may do so for the second
     # call after the update of the scale, of whose gradient that call is no part here (`NestedQuantization.call`).
-    model.compile(keras.optimizers.SGD(1e-3), "mse", jit_compile=True)
+    model.compile(keras.optimizers.SGD(1e-3), "mse", **COMPILED)
     expected = expected_penalty(model, "MaxBin")
     task = np.mean((ops.convert_to_numpy(model(inputs)) - targets) ** 2)
     history = model.fit(inputs, targets, batch_size=8, verbose=0).history["loss"]

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from keras import ops
+from models import IS_JAX
 from oracles import drawn, grouped, ratio_by_loops, straight_by_loops
 
 import lqs
 from lqs.inspection import quantized_parameters
+from lqs.scales import MIN_SCALE
 
 GRANULARITIES = [
     ("scalar", (5,), ()),
@@ -120,6 +122,31 @@ def test_gradients_of_any_shape(shape, rounding, rule, bits, parametrization, da
     varying = tuple(data.draw(st.lists(st.integers(0, len(shape) - 1), unique=True)))
     granularity = tuple(data.draw(st.sampled_from([axis, axis - len(shape)])) for axis in varying)
     check(gradients, shape, granularity, varying, rounding, rule, bits, data.draw(st.integers(0, 99)), parametrization)
+
+
+@pytest.mark.parametrize("parametrization", ["linear", "log"])
+@pytest.mark.parametrize("rule", RULES)
+def test_integers_after_a_step_of_training_are_the_same_on_every_backend(rule, parametrization, rng):
+    """They are those of a step by NumPy, but next to a bound between two, where the last bit decides."""
+    _, parameter, integers, scale = drawn((12, 8), (0,))
+    x, y, is_log, rate = rng.normal(size=(32, 12)), rng.normal(size=(32, 8)), parametrization == "log", 0.1
+    model = keras.Sequential([keras.Input((12,)), keras.layers.Dense(8, use_bias=False)])
+    model = lqs.quantize(model, lqs.NestedQuantization("row", RULES[rule], parametrization=parametrization), None)
+    ((kernel, quantizer),) = quantized_parameters(model)
+    kernel.assign(parameter)
+    quantizer.scale_weight.assign(np.log(scale) if is_log else scale)
+    model.compile(keras.optimizers.SGD(rate), "mse", jit_compile=IS_JAX)
+    model.fit(x, y, batch_size=32, verbose=0)
+
+    upstream = x.T @ (2 * (x @ (integers * scale) - y) / y.size)
+    gradient = expected_scale_gradient(rule, upstream, parameter, integers, scale, (0,), None)
+    stepped = scale * np.exp(-rate * gradient * scale) if is_log else np.maximum(scale - rate * gradient, MIN_SCALE)
+    ratio = (parameter - rate * upstream) / stepped
+    is_clear = np.abs(ratio - np.round(ratio)) > 1e-4 * np.maximum(1, np.abs(ratio))
+    assert is_clear.mean() > 0.9 and np.any(np.floor(ratio) != integers)
+    found = ops.convert_to_numpy(quantizer.integers(kernel.value))
+    np.testing.assert_array_equal(found[is_clear], np.floor(ratio)[is_clear])
+    np.testing.assert_allclose(ops.convert_to_numpy(quantizer.scale), stepped, rtol=1e-5)
 
 
 @pytest.mark.parametrize("parametrization, expected", [("linear", 2 * (1 - 1.5)), ("log", 0.5 * 2 * (1 - 1.5))])
@@ -396,7 +423,8 @@ def by_maximum(**changes):
 
 def has_scale_of(quantizer, parameter):
     """Return whether the highest of 7 levels is the largest element."""
-    return np.allclose(quantizer.scale, np.abs(ops.convert_to_numpy(parameter)).max() / 7, rtol=2e-6, atol=0)
+    largest = np.abs(ops.convert_to_numpy(parameter)).max()
+    return np.allclose(ops.convert_to_numpy(quantizer.scale), largest / 7, rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize("first", ["__call__", "integers"])
@@ -485,8 +513,8 @@ def test_clone_has_scales_that_fit_its_own_weights(initial_scale, rng):
         assert np.any(ops.convert_to_numpy(variable) != ops.convert_to_numpy(ours))
         fresh = by_maximum(initial_scale=initial_scale)
         fresh.build_for(variable)
-        np.testing.assert_array_equal(quantizer.scale, fresh.scale)
-    assert 0.1 < np.std(clone(data(rng)[0])) / np.std(model(data(rng)[0])) < 10
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (quantizer.scale, fresh.scale)))
+    assert 0.1 < float(ops.std(clone(data(rng)[0])) / ops.std(model(data(rng)[0]))) < 10
 
 
 class Unrounded(lqs.Rounding):

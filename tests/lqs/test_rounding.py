@@ -141,7 +141,7 @@ def test_values_and_training_integers_are_the_integers_by_default():
 
 def test_with_gradient_leaves_values_as_they_are():
     values, straight = np.array([1.0, 1e-8, 3e8], "float32"), np.array([0.3, 1e8, -7.0], "float32")
-    assert numbers(with_gradient(values, straight)).tolist() == values.tolist()
+    assert numbers(with_gradient(*map(ops.convert_to_tensor, (values, straight)))).tolist() == values.tolist()
 
 
 class AwayFromZero(lqs.Rounding):

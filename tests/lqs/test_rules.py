@@ -54,7 +54,7 @@ def test_gradient_ratio_cases_differ():
 
 
 def test_function_is_not_stalled_by_default():
-    one = np.ones(1, "float32")
+    one = ops.ones(1)
     assert float(gradient_ratio(one, one, one, one, (0,), 0.5)[0]) == 0
 
 
@@ -135,14 +135,15 @@ def test_straight_through_by_hand():
     parameter = np.array([-1.5, -0.75, 0.25, 2.0], "float32")
     integers, upstream = np.array([-2.0, -2.0, 0.0, 1.0], "float32"), np.array([1.0, 2.0, 4.0, 8.0], "float32")
     half = np.full(1, 0.5, "float32")
-    result = straight_through(upstream, parameter, integers, half, (0,), levels=(-2, 1))
+    tensors = map(ops.convert_to_tensor, (upstream, parameter, integers, half))
+    result = straight_through(*tensors, (0,), levels=(-2, 1))
     np.testing.assert_allclose(ops.convert_to_numpy(result), [-2 - 1 - 2 + 8])
 
 
 def test_bounds_are_within_the_levels():
     """Quotients -2 and 1 are integers: what is rounded to nearest has slope 0 there, and is not clipped."""
-    parameter, one = np.array([-2.0, 1.0], "float32"), np.ones(1, "float32")
-    result = straight_through(np.ones(2, "float32"), parameter, parameter, one, (0,), levels=(-2, 1))
+    parameter = ops.convert_to_tensor([-2.0, 1.0])
+    result = straight_through(ops.ones(2), parameter, parameter, ops.ones(1), (0,), levels=(-2, 1))
     assert ops.convert_to_numpy(result).tolist() == [0]
 
 

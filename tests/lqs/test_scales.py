@@ -142,6 +142,21 @@ def test_scale_that_was_assigned_before_the_first_call_stays():
         assert numbers(layer(np.array([1.1, 2.1], "float32"))).tolist() == [1.0, 2.0]
 
 
+def test_a_scale_that_no_logarithm_gives_is_stored_as_it_was_until_it_changes():
+    """Of neighbouring float32 numbers near 0.01, few are the exponential of one: files keep their bytes."""
+    layer = lqs.NestedQuantization("row", parametrization="log")
+    layer.build((64, 2))
+    scale = (np.float32(0.01) + np.arange(64, dtype="float32") * np.spacing(np.float32(0.01)))[:, None]
+    layer.scale_weight.assign(layer.scale_weight_of(scale))
+    assert np.any(ops.convert_to_numpy(layer.scale) != scale)
+    np.testing.assert_array_equal(layer.exact_scale, scale)
+    weight = np.array(ops.convert_to_numpy(layer.scale_weight))
+    weight[::2] += 1
+    layer.scale_weight.assign(weight)
+    np.testing.assert_array_equal(layer.exact_scale[::2], ops.convert_to_numpy(layer.scale)[::2])
+    np.testing.assert_array_equal(layer.exact_scale[1::2], scale[1::2])
+
+
 # Weight decay.
 
 

@@ -260,6 +260,16 @@ def assert_equal_models(ours, theirs, but=()):
 
 
 @each
+def test_a_layer_that_is_called_twice_trains(name):
+    """Within one step, also where each call measures the scale anew."""
+    layer, inputs = keras.layers.Dense(4), keras.Input((4,))
+    model = lqs.quantize(keras.Model(inputs, layer(layer(inputs))), preset(name), None)
+    model.compile("sgd", "mse", run_eagerly=keras.backend.backend() != "jax")
+    model.fit(np.ones((4, 4)), np.ones((4, 4)), verbose=0)
+    assert all(np.all(np.isfinite(numbers(variable))) for variable in model.variables)
+
+
+@each
 @pytest.mark.parametrize("kind", ["keras", "lqs"])
 def test_files_keep_everything(name, kind, reload, tmp_path):
     _, model = trained(name)

@@ -16,7 +16,7 @@ def test_given_noise(noise, expected):
     rounding = StochasticRounding()
     rounding.build((4,), (0,), Levels(-4, 3))
     rounding.uniform = lambda parameter: ops.full_like(parameter, noise)
-    parameter, scale = ops.convert_to_tensor(np.array([3.5, -2.5, 18.0, -18.0], "float32")), np.array([2.0], "float32")
+    parameter, scale = ops.convert_to_tensor(np.array([3.5, -2.5, 18.0, -18.0], "float32")), ops.full((1,), 2.0)
     assert ops.convert_to_numpy(rounding.training_integers(parameter, scale)).tolist() == expected
     assert ops.convert_to_numpy(rounding.integers(parameter, scale)).tolist() == [2, -1, 3, -4]
 
