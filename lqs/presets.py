@@ -2,7 +2,7 @@
 
 | name | what it is for |
 | --- | --- |
-| `"compact"` | the smallest file for the accuracy: scales are learned by the task and by the code length of the integers |
+| `"compact"` | the smallest file for the accuracy: the task and the code length of the integers learn the scales |
 | `"thesis"` | the thesis's rule: scales grow where the loss is not sensitive |
 | those of `lqs.methods` | published methods |
 """
@@ -57,7 +57,7 @@ def kernel_and_bias(name: str, arguments: dict[str, Any]) -> tuple[NestedQuantiz
     """
     if name not in NAMES:
         raise ValueError(f"Argument `kernel` must name a preset, one of {NAMES}. Received: kernel={name!r}")
-    preset = PRESETS.get(name) or methods.get(name)
+    preset: Any = PRESETS[name] if name in PRESETS else methods.get(name)
     try:
         kernel = preset(**arguments)
     except TypeError as error:
