@@ -13,8 +13,10 @@ from lqs.inspection import nested_layers, penalties
 from lqs.penalties import CodeLengthPenalty
 from lqs.scales import MIN_SCALE
 
-RAMP = 0.5  # share of the training in which the reference falls
+RAMP_STEPS, LONGEST_RAMP = 1400, 0.5  # in which the reference falls, and the largest share of the training that may be
+BUMP = 0.21  # logarithm of how much larger than the target the reference is halfway
 INTEGRAL, PROPORTIONAL = 0.3, 1.0  # gains of the controller
+SPARSE_BITS = 0.4  # of the file per penalized parameter, below which scales are not moved
 FIRST_RATE, FIRST_EXPONENT = 1e-6, 2.5  # of the rate that training starts from, by the ratio
 RATE_RANGE = 100.0  # how far from where it starts a rate may go, either way
 LANDINGS = (0.8, 0.85, 0.9, 0.95, 1.0)  # shares of the training at which scales are moved
@@ -27,10 +29,11 @@ class TargetSize(keras.callbacks.Callback):
     The size is that of the file that `lqs.save` would write, counted from the integers and packed now and then; see
     `lqs.file.sizes.CountedSize`. With `t` the share of the training that is over, it follows the reference
 
-        target * (size at first / target) ** (max(0, 1 - 2 t) ** 2)
+        target * (size at first / target) ** (max(0, 1 - t / ramp) ** 2) * exp(0.21 sin(pi t))
 
-    which falls in the first half of the training. With the error `e = log(size / reference)`, every update multiplies
-    all rates by
+    whose ramp is 1,400 steps, or the first half of a short training. It comes from above, since files shrink by
+    themselves while the learning rate decays, and what has once become zero hardly comes back. With the error
+    `e = log(size / reference)`, every update multiplies all rates by
 
         exp(0.3 e + e - e of the update before)
 
@@ -40,7 +43,9 @@ class TargetSize(keras.callbacks.Callback):
 
     A rate acts by way of the learning rate, and no longer when that has decayed. At 80, 85, 90, 95 and 100 % of the
     training the scales of all penalized parameters are therefore multiplied by the one factor with which the file has
-    the size of the reference.
+    the size of the reference. Where it has less than 0.4 bits for each of them, most elements are zero, and with a
+    larger scale too many others would become it at once: there scales are moved at the end only, and only if the size
+    is missed.
 
     Rates stay where `fit` leaves them, so that another `fit` without the callback goes on changing the size. With it, a
     network that has the size keeps it.
@@ -106,15 +111,16 @@ class TargetSize(keras.callbacks.Callback):
                 f"parameters that are not quantized. Received: {self.target:,.0f} bytes"
             )
         self.first_size = self.epoch_size = self.size.packed
-        if self._is_met(self.first_size):
-            self.first_size = self.target  # which is held, with the rates that the model has
-        elif all(isinstance(penalty, CodeLengthPenalty) for penalty in self.penalties):
+        self.is_held = self._is_met(self.first_size)  # with the rates that the model has
+        if not self.is_held and all(isinstance(penalty, CodeLengthPenalty) for penalty in self.penalties):
             first = FIRST_RATE * (float_bytes / self.target) ** FIRST_EXPONENT
             factor = first / math.exp(statistics.fmean(map(math.log, rates)))
             rates = [factor * rate for rate in rates]
             for penalty, rate in zip(self.penalties, rates, strict=True):
                 penalty.rate.assign(rate)
         self.lowest, self.highest = min(rates) / RATE_RANGE, max(rates) * RATE_RANGE
+        num_steps = self.params["epochs"] * (self.params["steps"] or 0)
+        self.ramp = min(LONGEST_RAMP, RAMP_STEPS / max(num_steps, 1))
         self.error, self.next_update, self.landings = 0.0, 1, list(LANDINGS)
         self.history: list[tuple[float, int, float, float]] = []
         # Keras calls its own `History` after all callbacks that it is given: what these restore has been restored then.
@@ -181,9 +187,14 @@ class TargetSize(keras.callbacks.Callback):
             penalty.rate.assign(min(max(factor * float(penalty.rate), self.lowest), self.highest))
         if share >= self.landings[0]:
             self.landings = [later for later in self.landings if later > share] or [math.inf]
-            self._land(reference, is_last=share >= 1)
+            if self._is_dense(size) or (share >= 1 and not self._is_met(size)):
+                self._land(reference, is_last=share >= 1)
         self.error = error
         self.history.append((share, size, reference, float(self.penalties[0].rate)))
+
+    def _is_dense(self, size: int) -> bool:
+        """Return whether scales may be moved: in a sparse network too many elements would become zero at once."""
+        return 8 * size > SPARSE_BITS * sum(layer.size for layer in nested_layers(self.model) if layer.penalty)
 
     def _land(self, reference: float, is_last: bool) -> None:
         """Multiply the scales of all penalized parameters by the factor with which the file has the size `reference`.
@@ -214,4 +225,6 @@ class TargetSize(keras.callbacks.Callback):
         error_at(min(tried)[1])
 
     def _reference(self, share: float) -> float:
-        return self.target * (self.first_size / self.target) ** (max(0.0, 1 - share / RAMP) ** 2)
+        left = 0.0 if self.is_held else max(0.0, 1 - share / self.ramp) ** 2
+        above = 0.0 if self.is_held else BUMP * math.sin(math.pi * share)
+        return self.target * (self.first_size / self.target) ** left * math.exp(above)

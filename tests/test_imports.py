@@ -25,7 +25,8 @@ LIBRARY = """
     presets
     substitution
     layers
-    inspection copying
+    inspection
+    copying
     conversion
     file
     control

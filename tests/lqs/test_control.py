@@ -149,7 +149,7 @@ def test_history_follows_from_sizes_alone(monkeypatch):
     shares, sizes, references, found = np.transpose(callback.history)
     # Of 64 steps, the first at or after each twentieth: 3.2, 6.4, 9.6, ...
     np.testing.assert_allclose(shares, np.ceil(3.2 * np.arange(1, 21) - 1e-9) / 64)
-    expected = 900 * (first / 900) ** (np.maximum(1 - shares / 0.5, 0) ** 2)
+    expected = 900 * (first / 900) ** (np.maximum(1 - shares / 0.5, 0) ** 2) * np.exp(0.21 * np.sin(np.pi * shares))
     np.testing.assert_allclose(references, expected, rtol=1e-3)  # digits of rates are in the header
     rate, before = 1e-6 * ratio**2.5, 0.0
     for size, reference, after in zip(sizes, references, found, strict=True):
@@ -372,7 +372,9 @@ def test_model_without_rates_to_start_from():
     float_network.compile("sgd", "mse")
     some, none = (prototype(lqs.CodeLengthPenalty(rate)) for rate in (0.5, 0))
     for model, found in [(float_network, r"\[\]"), (new_network(none, some), r"\[0.0, 0.5\]")]:
-        with pytest.raises(ValueError, match=f"penalties have positive rates to start from, as by .*. Received: rates {found}"):
+        with pytest.raises(
+            ValueError, match=f"penalties have positive rates to start from, as by .*. Received: rates {found}"
+        ):
             fit(model, lqs.TargetSize(bytes=1000))
 
 
@@ -397,3 +399,23 @@ def test_bad_number(name, value):
     arguments = {name: value} if name in ("bytes", "ratio") else {"bytes": 1000, name: value}
     with pytest.raises(ValueError, match=f"Argument `{name}` must be a positive number. Received: {name}="):
         lqs.TargetSize(**arguments)
+
+
+def test_ramp_is_a_number_of_steps_or_half_of_a_short_training():
+    for steps, expected in ((100, 0.5), (1400, 0.1), (None, 0.5)):
+        callback = lqs.TargetSize(bytes=1000)
+        callback.set_model(network())
+        callback.set_params({"epochs": 10, "steps": steps})
+        callback.on_train_begin()
+        assert callback.ramp == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 99.0], ids=["dense", "sparse"])
+def test_scales_of_a_sparse_network_are_moved_at_the_end_alone(threshold, monkeypatch):
+    moves = []
+    monkeypatch.setattr(control, "SPARSE_BITS", threshold)
+    monkeypatch.setattr(lqs.TargetSize, "_land", lambda self, reference, is_last: moves.append(is_last))
+    callback = lqs.TargetSize(bytes=700)
+    with pytest.warns(UserWarning, match="The file takes"):
+        fit(network(), callback, epochs=5)
+    assert moves == ([False] * 4 + [True] if threshold == 0 else [True])
