@@ -223,7 +223,7 @@ def test_training_that_is_resumed_has_no_updates_to_catch_up_with():
 
 
 def test_second_fit_of_the_same_size_starts_from_the_rate_of_the_first():
-    model, callback = network(), lqs.TargetSize(bytes=900, num_updates=4)
+    model, callback = network(), lqs.TargetSize(bytes=900, num_updates=20)
     fit(model, callback, epochs=5)
     rate = callback.history[-1][3]
     fit(model, callback)
