@@ -1,6 +1,7 @@
 """`TargetSize`: ask for the size of the file, not for the rate of a penalty."""
 
 import math
+import statistics
 import warnings
 from typing import Any
 
@@ -9,12 +10,17 @@ import numpy as np
 
 from lqs.file.sizes import CountedSize, file_bytes, fp32_bytes
 from lqs.inspection import nested_layers, penalties
+from lqs.penalties import CodeLengthPenalty
 from lqs.scales import MIN_SCALE
-from lqs.strengths import validate_strength
 
-RATE_RANGE = 1e6  # how far from where it starts a rate may go, either way
-SCALES_FROM = 0.5  # share of the training from which on scales are moved, too
-SPARSE_BITS = 0.4  # per penalized parameter, below which they are not
+RAMP_STEPS, LONGEST_RAMP = 1400, 0.5  # in which the reference falls, and the largest share of the training that may be
+BUMP = 0.21  # logarithm of how much larger than the target the reference is halfway
+INTEGRAL, PROPORTIONAL = 0.3, 1.0  # gains of the controller
+SPARSE_BITS = 0.4  # of the file per penalized parameter, below which scales are not moved
+FIRST_RATE, FIRST_EXPONENT = 1e-6, 2.5  # of the rate that training starts from, by the ratio
+RATE_RANGE = 100.0  # how far from where it starts a rate may go, either way
+LANDINGS = (0.8, 0.85, 0.9, 0.95, 1.0)  # shares of the training at which scales are moved
+LARGEST_MOVE, NUM_TRIALS, CLOSE = math.log(4.0), 8, 0.002  # of the logarithm of a factor; and of the size
 
 
 class TargetSize(keras.callbacks.Callback):
@@ -23,28 +29,26 @@ class TargetSize(keras.callbacks.Callback):
     The size is that of the file that `lqs.save` would write, counted from the integers and packed now and then; see
     `lqs.file.sizes.CountedSize`. With `t` the share of the training that is over, it follows the reference
 
-        target * exp(bump * sin(pi * t)) * (size at first / target) ** (max(0, 1 - t / ramp) ** 2)
+        target * (size at first / target) ** (max(0, 1 - t / ramp) ** 2) * exp(0.21 sin(pi t))
 
-    which comes from above, since files shrink by themselves while the learning rate decays, and what has once become
-    zero hardly comes back. With the error `e = log(size / reference)`, every update multiplies all rates by
+    whose ramp is 1,400 steps, or the first half of a short training. It comes from above, since files shrink by
+    themselves while the learning rate decays, and what has once become zero hardly comes back. With the error
+    `e = log(size / reference)`, every update multiplies all rates by
 
-        exp(integral * e + proportional * (e - e of the update before))
+        exp(0.3 e + e - e of the update before)
 
-    a proportional-integral controller of the logarithm of the rate. It starts from the rates that the penalties have.
-    For `lqs.CodeLengthPenalty` beside cross-entropy, `1e-6 * ratio**2.5` is near where our networks on MNIST end. The
-    controller is tuned to sparse networks: notebook 15 has the errors, by what was asked for.
+    a proportional-integral controller of the logarithm of the rate. The rates of `lqs.CodeLengthPenalty` start from
+    `1e-6 * ratio**2.5`, near which our networks on MNIST end beside cross-entropy, in the proportions that they have;
+    those of other penalties from what they are.
 
-    A rate acts by way of the learning rate, and no longer when that has decayed. In the second half of the training the
-    scales of all penalized parameters are therefore multiplied as well, by
+    A rate acts by way of the learning rate, and no longer when that has decayed. At 80, 85, 90, 95 and 100 % of the
+    training the scales of all penalized parameters are therefore multiplied by the one factor with which the file has
+    the size of the reference. Where it has less than 0.4 bits for each of them, most elements are zero, and with a
+    larger scale too many others would become it at once: there scales are moved at the end only, and only if the size
+    is missed.
 
-        exp(scale_gain * ln(2) * max(b - 0.4, 0) * e)
-
-    with `b` the bits of the file per penalized parameter: integers of a scale `f` times as large take `log2(f)` bits
-    less each, as long as few of them are zero. In a sparser network the rate holds out longer, and a scale must not be
-    moved: the many elements that lie just where they become zero would do so together.
-
-    Rates stay where `fit` leaves them, so that another `fit` without the callback goes on changing the size. To hold
-    it, give that one `TargetSize(bytes, ramp=0, bump=0)`.
+    Rates stay where `fit` leaves them, so that another `fit` without the callback goes on changing the size. With it, a
+    network that has the size keeps it.
 
     The logs of every epoch get `file_bytes`, and `val_loss_at_size`, or without validation `loss_at_size`: the loss, or
     infinity for an epoch that does not end within `tolerance` of the size. Few of the first ones do. The best epoch
@@ -57,10 +61,6 @@ class TargetSize(keras.callbacks.Callback):
         bytes: size of the file to end at.
         ratio: instead, how many times smaller it is to be than the float32 parameters of the float network.
         num_updates: number of updates over the whole training, evenly spaced.
-        ramp: share of the training in which the reference falls.
-        integral, proportional: gains of the controller.
-        bump: logarithm of how much larger than the target the reference is halfway.
-        scale_gain: share of the error that every update of the scales corrects; 0 leaves them to the optimizer.
         tolerance: relative error of the size at the end from which on a warning is given.
 
     Attributes:
@@ -82,11 +82,6 @@ class TargetSize(keras.callbacks.Callback):
         bytes: float | None = None,
         ratio: float | None = None,
         num_updates: int = 100,
-        ramp: float = 0.05,
-        integral: float = 0.3,
-        proportional: float = 1.0,
-        bump: float = 0.21,
-        scale_gain: float = 0.7,
         tolerance: float = 0.03,
     ) -> None:
         super().__init__()
@@ -97,25 +92,17 @@ class TargetSize(keras.callbacks.Callback):
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (is_number and 0 < value < math.inf):
                 raise ValueError(f"Argument `{name}` must be a positive number. Received: {name}={value!r}")
-        if isinstance(ramp, bool) or not isinstance(ramp, (int, float)) or not 0 <= ramp < 1:
-            raise ValueError(f"Argument `ramp` must be a share, from 0 to less than 1. Received: ramp={ramp!r}")
-        if isinstance(bump, bool) or not isinstance(bump, (int, float)) or not math.isfinite(bump):
-            raise ValueError(f"Argument `bump` must be a finite number. Received: bump={bump!r}")
-        gains = {"integral": integral, "proportional": proportional, "scale_gain": scale_gain}
-        integral, proportional, scale_gain = (validate_strength(name, gain) for name, gain in gains.items())
-        self.bytes, self.ratio, self.num_updates, self.ramp = bytes, ratio, num_updates, ramp
-        self.integral, self.proportional = integral, proportional
-        self.bump, self.scale_gain, self.tolerance = bump, scale_gain, tolerance
+        self.bytes, self.ratio, self.num_updates, self.tolerance = bytes, ratio, num_updates, tolerance
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self.penalties = penalties(self.model)
-        rates = {float(penalty.rate) for penalty in self.penalties}
+        self.penalties, float_bytes = penalties(self.model), fp32_bytes(self.model)
+        rates = [float(penalty.rate) for penalty in self.penalties]
         if not rates or min(rates) <= 0:
             raise ValueError(
-                "Callback `TargetSize` needs a model whose penalties have positive rates to start from. "
-                f"Received: rates {sorted(rates)}"
+                "Callback `TargetSize` needs a model whose penalties have positive rates to start from, as by "
+                f"`lqs.quantize(model, 'compact')`. Received: rates {sorted(set(rates))}"
             )
-        self.target = self.bytes or fp32_bytes(self.model) / self.ratio
+        self.target = self.bytes or float_bytes / self.ratio
         self.size = CountedSize(self.model)
         fixed = self.size.fixed_bytes
         if self.target <= fixed:
@@ -123,9 +110,18 @@ class TargetSize(keras.callbacks.Callback):
                 f"The requested size must be more than the {fixed:,} bytes of what is not integers: header, scales and "
                 f"parameters that are not quantized. Received: {self.target:,.0f} bytes"
             )
-        self.lowest, self.highest = min(rates) / RATE_RANGE, max(rates) * RATE_RANGE
         self.first_size = self.epoch_size = self.size.packed
-        self.error, self.next_update = 0.0, 1
+        self.is_held = self._is_met(self.first_size)  # with the rates that the model has
+        if not self.is_held and all(isinstance(penalty, CodeLengthPenalty) for penalty in self.penalties):
+            first = FIRST_RATE * (float_bytes / self.target) ** FIRST_EXPONENT
+            factor = first / math.exp(statistics.fmean(map(math.log, rates)))
+            rates = [factor * rate for rate in rates]
+            for penalty, rate in zip(self.penalties, rates, strict=True):
+                penalty.rate.assign(rate)
+        self.lowest, self.highest = min(rates) / RATE_RANGE, max(rates) * RATE_RANGE
+        num_steps = self.params["epochs"] * (self.params["steps"] or 0)
+        self.ramp = min(LONGEST_RAMP, RAMP_STEPS / max(num_steps, 1))
+        self.error, self.next_update, self.landings = 0.0, 1, list(LANDINGS)
         self.history: list[tuple[float, int, float, float]] = []
         # Keras calls its own `History` after all callbacks that it is given: what these restore has been restored then.
         last = getattr(self.model, "history", None)
@@ -186,23 +182,49 @@ class TargetSize(keras.callbacks.Callback):
         size = self.size.count() if share < 1 else self.size.pack()
         reference = self._reference(min(share, 1.0))
         error = math.log(size / reference)
-        factor = math.exp(self.integral * error + self.proportional * (error - self.error))
+        factor = math.exp(INTEGRAL * error + PROPORTIONAL * (error - self.error))
         for penalty in self.penalties:
             penalty.rate.assign(min(max(factor * float(penalty.rate), self.lowest), self.highest))
-        if share > SCALES_FROM and self.scale_gain:
-            self._rescale(size, error)
+        if share >= self.landings[0]:
+            self.landings = [later for later in self.landings if later > share] or [math.inf]
+            if self._is_dense(size) or (share >= 1 and not self._is_met(size)):
+                self._land(reference, is_last=share >= 1)
         self.error = error
         self.history.append((share, size, reference, float(self.penalties[0].rate)))
 
-    def _rescale(self, size: int, error: float) -> None:
-        layers = [layer for layer in nested_layers(self.model) if layer.penalty is not None]
-        bits = 8 * size / sum(layer.size for layer in layers)
-        factor = math.exp(self.scale_gain * math.log(2) * max(bits - SPARSE_BITS, 0) * error)
-        for layer in (layer for layer in layers if layer.is_scale_learned):
-            scale = factor * keras.ops.convert_to_numpy(layer.scale)
-            layer.scale_weight.assign(layer.scale_weight_of(np.maximum(scale, MIN_SCALE).astype("float32")))
+    def _is_dense(self, size: int) -> bool:
+        """Return whether scales may be moved: in a sparse network too many elements would become zero at once."""
+        return 8 * size > SPARSE_BITS * sum(layer.size for layer in nested_layers(self.model) if layer.penalty)
+
+    def _land(self, reference: float, is_last: bool) -> None:
+        """Multiply the scales of all penalized parameters by the factor with which the file has the size `reference`.
+
+        The factor is found by the secant method, or by bisection where that leaves the interval.
+        """
+        layers = [q for q in nested_layers(self.model) if q.penalty is not None and q.is_scale_learned]
+        scales = [keras.ops.convert_to_numpy(layer.scale) for layer in layers]
+
+        def error_at(move: float) -> float:
+            for layer, scale in zip(layers, scales, strict=True):
+                moved = np.maximum(math.exp(move) * scale, MIN_SCALE).astype(scale.dtype)
+                layer.scale_weight.assign(layer.scale_weight_of(moved))
+            return math.log((self.size.pack() if is_last else self.size.count()) / reference)
+
+        low, high, move, slope = -LARGEST_MOVE, LARGEST_MOVE, 0.0, -1.0
+        tried: list[tuple[float, float, float]] = []
+        while len(tried) < NUM_TRIALS:
+            error = error_at(move)
+            if tried and (change := error - tried[-1][2]) * (move - tried[-1][1]) < 0:
+                slope = change / (move - tried[-1][1])
+            tried.append((abs(error), move, error))
+            if abs(error) < CLOSE:
+                return
+            low, high = (move, high) if error > 0 else (low, move)
+            secant = move - error / slope
+            move = secant if low < secant < high else (low + high) / 2
+        error_at(min(tried)[1])
 
     def _reference(self, share: float) -> float:
-        left = max(0.0, 1 - share / self.ramp) ** 2 if self.ramp else 0.0
-        above = math.exp(self.bump * math.sin(math.pi * share))
-        return self.target * (self.first_size / self.target) ** left * above
+        left = 0.0 if self.is_held else max(0.0, 1 - share / self.ramp) ** 2
+        above = 0.0 if self.is_held else BUMP * math.sin(math.pi * share)
+        return self.target * (self.first_size / self.target) ** left * math.exp(above)

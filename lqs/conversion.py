@@ -8,8 +8,10 @@ from lqs.copying import copied, copied_as_float
 from lqs.inspection import quantized_parameters, set_shares, to_numpy
 from lqs.layers import QuantizedLayer, QuantizedParameters, convert
 from lqs.outputs import output_axes
+from lqs.presets import kernel_and_bias
 from lqs.quantizer import NestedQuantization
 from lqs.rules import Frozen
+from lqs.scales import MIN_SCALE, SPREAD_STEPS
 from lqs.substitution import quantize_values
 
 NORMALIZATIONS = (
@@ -26,7 +28,7 @@ def is_not_normalization(layer, variable):
     return not isinstance(layer, NORMALIZATIONS)
 
 
-def quantize(layer, kernel="default", bias="default", where=is_not_normalization):
+def quantize(layer, kernel="default", bias="default", where=is_not_normalization, **arguments):
     """Return a copy of a Keras layer or model whose parameters pass through nested quantization layers.
 
     Weights are kept, and so are the names and classes of layers and models, with their methods: each layer with
@@ -37,11 +39,13 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
 
     Args:
         layer: a built `keras.layers.Layer` or `keras.Model`.
-        kernel: prototype for parameters of rank 2 and up, copied for each; `None` leaves them in float.
-            `"default"` stands for `NestedQuantization("scalar", GradientRatio(1e-10))`.
-        bias: the same for parameters of rank 0 and 1.
+        kernel: prototype for parameters of rank 2 and up, copied for each; or the name of a preset, `"compact"`,
+            `"thesis"` or that of a published method, see `lqs.presets`; `None` leaves them in float. `"default"` stands
+            for `NestedQuantization("scalar", GradientRatio(1e-10))`.
+        bias: the same for parameters of rank 0 and 1; by default, those of a preset for biases.
         where: function `(layer, variable) -> bool` that says which parameters to quantize; `layer` is the one
             that owns the variable. By default, all but those of normalization layers.
+        arguments: of the preset: `lqs.quantize(model, "lsq", bits=4)`.
 
     Returns:
         A layer for a layer, a model for a model.
@@ -58,6 +62,11 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
     >>> [tuple(variable.shape) for variable in quantized.layers[0].trainable_variables]
     [(4, 3), (3,), (4, 1)]
     """
+    if isinstance(kernel, str) and kernel != "default":
+        kernel, bias_of_preset = kernel_and_bias(kernel, arguments)
+        bias = bias_of_preset if bias == "default" else bias
+    elif arguments:
+        raise ValueError(f"Argument `kernel` must name a preset, to have arguments of its own. Received: {arguments}")
     prototypes = {"kernel": _prototype("kernel", kernel), "bias": _prototype("bias", bias)}
     if not callable(where):
         raise ValueError(f"Argument `where` must be a function of a layer and its variable. Received: where={where!r}")
@@ -65,6 +74,8 @@ def quantize(layer, kernel="default", bias="default", where=is_not_normalization
 
     def prototype_of(owner, variable):
         prototype = prototypes["kernel" if len(variable.shape) > 1 else "bias"] if where(owner, variable) else None
+        if prototype is not None and prototype.initial_scale == "spread" and _is_small(variable):
+            return None
         if prototype is None or prototype.granularity != "output":
             return prototype
         axes = output_axes(owner, variable)
@@ -188,6 +199,12 @@ def dequantize(layer):
         if id(source) in values:
             target.assign(values[id(source)])
     return copy
+
+
+def _is_small(variable):
+    """Return whether the least scale would be too coarse for a parameter that is not 0, such as a factor of 1e-6."""
+    largest = float(np.max(np.abs(to_numpy(variable)), initial=0.0))
+    return 0 < largest < SPREAD_STEPS * MIN_SCALE
 
 
 def _convert(layer, prototype_of):

@@ -103,7 +103,27 @@ def ternary_scale(parameter: Tensor, axes: tuple[int, ...], levels: tuple[int, i
     return total / ops.maximum(ops.sum(large, axis=axes, keepdims=True), 1)
 
 
-MEASURES = {"max": max_scale, "mean": mean_scale, "lsq": lsq_scale, "ternary": ternary_scale}
+SPREAD_STEPS = 16
+
+
+def spread_scale(parameter: Tensor, axes: tuple[int, ...], levels: tuple[int, int]) -> Tensor:
+    """Return a sixteenth of the root mean square: rounding to nearest then changes `P` by a fiftieth of that.
+
+    Example:
+
+    >>> np.asarray(spread_scale(np.array([[8.0, -8.0], [4.0, 4.0]], "float32"), (1,), (-1, 1))).tolist()
+    [[0.5], [0.25]]
+    """
+    return ops.sqrt(ops.mean(ops.square(parameter), axis=axes, keepdims=True)) / SPREAD_STEPS
+
+
+MEASURES = {
+    "max": max_scale,
+    "mean": mean_scale,
+    "lsq": lsq_scale,
+    "ternary": ternary_scale,
+    "spread": spread_scale,
+}
 _NEED_LEVELS = ("max", "lsq")
 
 
@@ -277,7 +297,8 @@ class Scale:
             if clips and self.is_log and self.initial_scale == "max":
                 scale *= 1 + 8 * FLOAT32_EPSILON  # the exponential of a rounded logarithm must not clip the largest
             # A learned scale must be able to grow: by what is clipped it would not.
-            self.assign(ops.where(scale < MIN_SCALE, RANGE_OF_ZEROS / (self.levels or (-1, 1))[1], scale))
+            highest = SPREAD_STEPS if self.initial_scale == "spread" else (self.levels or (-1, 1))[1]
+            self.assign(ops.where(scale < MIN_SCALE, RANGE_OF_ZEROS / highest, scale))
 
     def warn_of_loss(self, parameter: Tensor, clips: bool) -> None:
         """Warn of an initial scale that was given as a number, and makes all of the parameter 0 or clips much of it."""

@@ -21,11 +21,13 @@ LIBRARY = """
     rules
     penalties
     quantizer
+    methods
+    presets
     substitution
     layers
-    inspection copying
+    inspection
+    copying
     conversion
-    methods
     file
     control
     export

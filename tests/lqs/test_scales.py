@@ -26,6 +26,7 @@ from lqs.scales import (
 # Magnitudes by row: 6, 0, 3, 3, of mean 3 and threshold 2.1, and 8, 2, 1, 1, of mean 3 too. Highest level 4, root 2.
 PARAMETER = np.array([[6.0, 0.0, -3.0, 3.0], [-8.0, 2.0, 1.0, -1.0]], "float32")
 BY_HAND = {"max": [1.5, 2.0], "mean": [3.0, 3.0], "lsq": [3.0, 3.0], "ternary": [4.0, 8.0]}
+BY_HAND["spread"] = [13.5**0.5 / 16, 17.5**0.5 / 16]  # means of squares of 54 / 4 and 70 / 4
 
 
 def numbers(tensor):
@@ -77,7 +78,7 @@ def test_default_is_the_least_scale_without_levels_and_the_largest_element_with(
     assert lqs.NestedQuantization(bits=4).initial_scale == "max"
 
 
-@pytest.mark.parametrize("value", [MIN_SCALE, 1, 0.25, "mean", "ternary"])
+@pytest.mark.parametrize("value", [MIN_SCALE, 1, 0.25, "mean", "ternary", "spread"])
 def test_good_initial_scale(value):
     assert validate_initial_scale(value, None) == value
 
@@ -85,7 +86,7 @@ def test_good_initial_scale(value):
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e-6, 0.999 * MIN_SCALE, math.nan, math.inf, True, "1", [1.0], max])
 def test_bad_initial_scale(value):
     message = r"^Argument `initial_scale` must be a finite number of at least 1.192e-05, or one of \('max', 'mean', "
-    with pytest.raises(ValueError, match=message + r"'lsq', 'ternary'\). Received: initial_scale="):
+    with pytest.raises(ValueError, match=message + r"'lsq', 'ternary', 'spread'\). Received: initial_scale="):
         lqs.NestedQuantization(initial_scale=value)
 
 
@@ -196,7 +197,7 @@ def test_measures_that_need_levels(name):
     validate_measure("measure", name, (-2, 1))
 
 
-@pytest.mark.parametrize("name", ["mean", "ternary"])
+@pytest.mark.parametrize("name", ["mean", "ternary", "spread"])
 def test_measures_that_do_not(name):
     validate_measure("measure", name, None)
     assert lqs.NestedQuantization(rule=Measured(name)).levels is None
