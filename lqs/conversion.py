@@ -1,5 +1,7 @@
 """`lqs.quantize`: nested quantization for the parameters of any Keras layer or model, and `lqs.dequantize` back."""
 
+import warnings
+
 import keras
 import numpy as np
 
@@ -123,7 +125,9 @@ def _with_integers(copy, pairs):
     axes = [pair and tuple(axis for axis, size in enumerate(pair[1].shape) if size > 1) for pair in pairs]
     prototypes = [a if a is None else NestedQuantization(a, Frozen(), rounding="nearest") for a in axes]
     variables = copy.weights
-    convert(copy, prototypes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All elements of a parameter")  # by the scale before the given one
+        convert(copy, prototypes)
     found = {id(variable): quantizer for variable, quantizer in quantized_parameters(copy)}
     for variable, pair in zip(variables, pairs, strict=True):
         if pair is None:
@@ -192,7 +196,7 @@ def dequantize(layer):
 
 def _convert(layer, prototype_of):
     """Convert a copy of a layer if any of its parameters is to be quantized."""
-    chosen = {id(variable): prototype_of(owner, variable) for owner, variable in _candidates(layer)}
+    chosen = {id(variable): prototype_of(owner, variable) for owner, variable in candidates(layer)}
     quantizers = [chosen.get(id(variable)) for variable in layer.weights]
     return convert(layer, quantizers) if any(quantizers) else layer
 
@@ -234,7 +238,7 @@ def _prototype(name, prototype):
     return prototype
 
 
-def _candidates(layer):
+def candidates(layer):
     """Return pairs `(owner, variable)` of the float parameters that are not quantized yet, also of frozen ones."""
     layers = layer._flatten_layers()
     seen: set[int] = set()
