@@ -83,7 +83,7 @@ def _as_array(array):
 def _joined(batches):
     """Return the inputs in batches of inputs, or of tuples that they come first in."""
     if isinstance(batches, keras.utils.PyDataset):
-        batches = (batches[index] for index in range(batches.num_batches))
+        batches = map(batches.__getitem__, range(batches.num_batches))
     if not hasattr(batches, "__iter__"):
         raise ValueError(
             "Argument `x` must be an array, a list or dictionary of arrays, a dataset, a generator or None. "

@@ -294,14 +294,17 @@ class Moments:
         """Add inputs `(positions, groups, n)` of the two networks."""
         self.num += len(x)
         self.num_examples += num_examples
-        self.means += x.sum(0, dtype="float64")
-        by_group = x.transpose(1, 2, 0)
-        products = by_group @ by_group.swapaxes(1, 2)
-        self.moments += products
-        if z is x:
-            self.float_means += x.sum(0, dtype="float64")
-            self.cross += products
-        else:
-            self.is_exact = False
-            self.float_means += z.sum(0, dtype="float64")
-            self.cross += by_group @ z.transpose(1, 0, 2)
+        self.is_exact = self.is_exact and z is x
+        x, mean = _centred(x)
+        z, float_mean = (x, mean) if self.is_exact else _centred(z)
+        self.means += len(x) * mean
+        self.float_means += len(x) * float_mean
+        x, z = x.transpose(1, 2, 0), z.transpose(1, 0, 2)
+        self.moments += x @ x.swapaxes(1, 2) + len(z[0]) * mean[:, :, None] * mean[:, None]
+        self.cross += x @ z + len(z[0]) * mean[:, :, None] * float_mean[:, None]
+
+
+def _centred(x):
+    """Return inputs without their mean, and this: products of large means are not exact in float32."""
+    mean = x.mean(0, dtype="float64")
+    return x - mean.astype("float32"), mean

@@ -19,7 +19,7 @@ independent.
 import numpy as np
 
 DAMPING = 0.01  # of the mean of the diagonal, added to it
-PRECISION = 1e-5  # of sums in float32
+PRECISION = 1e-6  # of sums in float32
 FACTORS = 2 ** np.arange(-2.0, 2.1, 0.5)  # steps that are tried
 MAX_INTEGER = 2**20
 NUM_BITS = 1024  # entries of a table of code lengths; larger magnitudes take as many bits as the last one

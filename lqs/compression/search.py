@@ -123,7 +123,9 @@ class Search:
                 f"Argument `{argument[0]}` asks for {limit:,} bytes, but header, scales and what is not quantized "
                 f"take {smallest.num_bytes:,}, with all integers 0. Received: {argument[0]}={argument[1]}"
             )
-        while large is not None and small.log_rate - large.log_rate > LEAST_INTERVAL and not self._is_near(small, limit):
+        while (
+            large is not None and small.log_rate - large.log_rate > LEAST_INTERVAL and not self._is_near(small, limit)
+        ):
             # Between the two as the logarithm of the size is, but not too close to either of them.
             target, whole = limit * (1 - TOLERANCE / 2), math.log(large.num_bytes / small.num_bytes)
             share = math.log(large.num_bytes / target) / whole
