@@ -4,8 +4,9 @@
     python benchmarks/compress.py MobileNetV2
 
 `mnist` trains the thesis's dense network and a small convolutional one in float for some epochs, and compresses each by
-unlabelled training images. The name of a network of `keras.applications` compresses that one at 64 x 64 pixels, with random
-weights and statistics of normalization of its own: for time and memory, and how near its outputs stay. Prints a table.
+unlabelled training images. The name of a network of `keras.applications` compresses that one at 64 x 64 pixels, with
+random weights and statistics of normalization of its own: for time and memory, and how near its outputs stay. Prints a
+table.
 """
 
 import resource

@@ -123,7 +123,7 @@ def _with_integers(copy, pairs):
         if pair is not None:
             _validate_integers(variable, *pair)
     axes = [pair and tuple(axis for axis, size in enumerate(pair[1].shape) if size > 1) for pair in pairs]
-    prototypes = [a if a is None else NestedQuantization(a, Frozen(), rounding="nearest") for a in axes]
+    prototypes = [a if a is None else _frozen(a) for a in axes]
     variables = copy.weights
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All elements of a parameter")  # by the scale before the given one
@@ -142,6 +142,14 @@ def _with_integers(copy, pairs):
                 f"{scale.min():.4g}"
             )
     return copy
+
+
+def _frozen(axes):
+    """Return a configuration, with the same names each time: numbered ones would be more bytes of the file."""
+    rule = Frozen(name="frozen")
+    return keras.saving.serialize_keras_object(
+        NestedQuantization(axes, rule, rounding="nearest", name="nested_quantization")
+    )
 
 
 def _validate_integers(variable, integers, scale):
