@@ -50,8 +50,8 @@ def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=Non
     Example:
 
     >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(50)])
-    >>> small = compress(model, np.random.default_rng(0).normal(size=(90, 20)), bytes=1500)
-    >>> 1470 <= file_bytes(small) <= 1500
+    >>> small = compress(model, np.random.default_rng(0).normal(size=(90, 20)), bytes=1000)
+    >>> file_bytes(small) <= 1000
     True
     """
     if not isinstance(model, keras.Model) or not model.built:

@@ -52,7 +52,7 @@ def code_lengths(integers):
     Example:
 
     >>> code_lengths(np.array([0, 0, 1, -1])).round(1)[:2].tolist()
-    [1.1, 2.1]
+    [1.0, 2.0]
     """
     magnitudes = np.minimum(np.abs(integers), NUM_BITS - 1).ravel()
     counts = np.bincount(magnitudes, minlength=magnitudes.max(initial=0) + 2) + 0.1
