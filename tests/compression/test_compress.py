@@ -15,6 +15,9 @@ from lqs.file.sizes import file_bytes, fp32_bytes
 from lqs.inspection import model_integers, quantized_parameters
 
 
+SLOW = ("Embedding, LSTM", "Bidirectional", "MultiHeadAttention causal")  # loops on JAX; others have the same layers
+
+
 def network(units=60):
     keras.utils.set_random_seed(1)
     return models.stack((20,), layers.Dense(units, "relu"), layers.Dense(5))
@@ -28,7 +31,7 @@ def outputs(model, x):
     return [[keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(model(x))]]
 
 
-@pytest.mark.parametrize("kind", [k for k in models.MODELS if k not in ("Embedding, LSTM functional", "Bidirectional")])
+@pytest.mark.parametrize("kind", [k for k in models.MODELS if k not in SLOW])
 def test_every_kind_of_layer_goes_through(kind, rng, tmp_path):
     model = models.example(kind).model
     x = models.inputs_of(model, rng, 48)
