@@ -14,7 +14,6 @@ from lqs.compression.examples import batches_of, num_examples
 from lqs.file.sizes import file_bytes, fp32_bytes
 from lqs.inspection import model_integers, quantized_parameters
 
-
 SLOW = ("Embedding, LSTM", "Bidirectional", "MultiHeadAttention causal")  # loops on JAX; others have the same layers
 
 
