@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lqs.compression import compress as compress
     from lqs.control import TargetSize as TargetSize
     from lqs.conversion import dequantize as dequantize
     from lqs.conversion import quantize as quantize
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from lqs.scales import MIN_SCALE as MIN_SCALE
 
 _MODULES = {
+    "lqs.compression": ["compress"],
     "lqs.control": ["TargetSize"],
     "lqs.conversion": ["dequantize", "quantize"],
     "lqs.file.reader": ["FileFormatError"],

@@ -51,9 +51,35 @@ def pack(path: Path, output: Path | None, float_dtype: str) -> None:
     """Make a .lqs file of a .keras file."""
     from lqs.file.configuration import read_keras
     from lqs.file.saving import save
+    from lqs.inspection import quantized_parameters
 
-    output = output or path.with_suffix(".lqs")
-    save(read_keras(path), output, float_dtype)
+    output, model = output or path.with_suffix(".lqs"), read_keras(path)
+    save(model, output, float_dtype)
+    click.echo(f"{output}: {output.stat().st_size:,} bytes, {path.name} has {path.stat().st_size:,}")
+    if not quantized_parameters(model):
+        click.echo(f"{path.name} is a float model, and pack quantizes nothing: `lqs compress` does.", err=True)
+
+
+@commands.command()
+@click.argument("path", type=EXISTING)
+@click.argument("output", type=NEW)
+@click.option("--calibration", type=EXISTING, help="Inputs of the model: a .npz of one array, or of one for each.")
+@click.option("--max-change", type=float, help="Largest share of predictions that change, such as 0.001.")
+@click.option("--ratio", type=float, help="How many times smaller than in float32.")
+@click.option("--bytes", "num_bytes", type=int, help="Size of the file.")
+def compress(path: Path, output: Path, calibration: Path | None, num_bytes: int | None, **request: Any) -> None:
+    """Make a small .lqs file of a float .keras file, without labels and without training.
+
+    Give one of --max-change, --ratio and --bytes.
+    """
+    from lqs.compression import compress
+    from lqs.compression.examples import read_npz
+    from lqs.file.configuration import read_keras
+    from lqs.file.saving import save
+
+    model = read_keras(path)
+    small = compress(model, calibration and read_npz(calibration, model), **request, bytes=num_bytes, verbose=True)
+    save(small, output)
     click.echo(f"{output}: {output.stat().st_size:,} bytes, {path.name} has {path.stat().st_size:,}")
 
 

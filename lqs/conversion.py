@@ -1,5 +1,7 @@
 """`lqs.quantize`: nested quantization for the parameters of any Keras layer or model, and `lqs.dequantize` back."""
 
+import warnings
+
 import keras
 import numpy as np
 
@@ -132,9 +134,11 @@ def _with_integers(copy, pairs):
         if pair is not None:
             _validate_integers(variable, *pair)
     axes = [pair and tuple(axis for axis, size in enumerate(pair[1].shape) if size > 1) for pair in pairs]
-    prototypes = [a if a is None else NestedQuantization(a, Frozen(), rounding="nearest") for a in axes]
+    prototypes = [a if a is None else _frozen(a) for a in axes]
     variables = copy.weights
-    convert(copy, prototypes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All elements of a parameter")  # by the scale before the given one
+        convert(copy, prototypes)
     found = {id(variable): quantizer for variable, quantizer in quantized_parameters(copy)}
     for variable, pair in zip(variables, pairs, strict=True):
         if pair is None:
@@ -149,6 +153,14 @@ def _with_integers(copy, pairs):
                 f"{scale.min():.4g}"
             )
     return copy
+
+
+def _frozen(axes):
+    """Return a configuration, with the same names each time: numbered ones would be more bytes of the file."""
+    rule = Frozen(name="frozen")
+    return keras.saving.serialize_keras_object(
+        NestedQuantization(axes, rule, rounding="nearest", name="nested_quantization")
+    )
 
 
 def _validate_integers(variable, integers, scale):
@@ -209,7 +221,7 @@ def _is_small(variable):
 
 def _convert(layer, prototype_of):
     """Convert a copy of a layer if any of its parameters is to be quantized."""
-    chosen = {id(variable): prototype_of(owner, variable) for owner, variable in _candidates(layer)}
+    chosen = {id(variable): prototype_of(owner, variable) for owner, variable in candidates(layer)}
     quantizers = [chosen.get(id(variable)) for variable in layer.weights]
     return convert(layer, quantizers) if any(quantizers) else layer
 
@@ -251,7 +263,7 @@ def _prototype(name, prototype):
     return prototype
 
 
-def _candidates(layer):
+def candidates(layer):
     """Return pairs `(owner, variable)` of the float parameters that are not quantized yet, also of frozen ones."""
     layers = layer._flatten_layers()
     seen: set[int] = set()

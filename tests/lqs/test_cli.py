@@ -172,3 +172,33 @@ def test_unpack_to_another_kind_of_file(model, run, tmp_path):
 def test_version():
     result = CliRunner().invoke(cli.commands, ["--version"])
     assert result.exit_code == 0 and "0.1.0" in result.output
+
+
+def test_pack_of_a_float_model_names_compress(run, tmp_path):
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save(tmp_path / "model.keras")
+    code, _, errors = run("pack", tmp_path / "model.keras")
+    assert code == 0 and "quantizes nothing: `lqs compress` does" in errors
+
+
+def test_compress(run, tmp_path):
+    keras.Sequential([keras.Input((9,)), keras.layers.Dense(50)]).save(tmp_path / "model.keras")
+    np.savez(tmp_path / "x.npz", np.random.default_rng(0).normal(size=(60, 9)))
+    small = tmp_path / "small.lqs"
+    code, output, _ = run(
+        "compress", tmp_path / "model.keras", small, "--calibration", tmp_path / "x.npz", "--ratio", 2
+    )
+    assert code == 0 and f"{small}: {small.stat().st_size:,} bytes" in output and small.stat().st_size <= 1000
+    code, _, errors = run("compress", tmp_path / "model.keras", small)
+    assert code == 1 and "Exactly one of the arguments" in errors
+
+
+def test_compress_with_arrays_by_name(run, tmp_path):
+    inputs = [keras.Input((4,), name="a"), keras.Input((3,), name="b")]
+    keras.Model(inputs, keras.layers.Dense(50)(keras.layers.Concatenate()(inputs))).save(tmp_path / "model.keras")
+    arrays = {"b": np.ones((9, 3)), "a": np.ones((9, 4))}
+    np.savez(tmp_path / "x.npz", **arrays)
+    arguments = ["compress", tmp_path / "model.keras", tmp_path / "small.lqs", "--calibration", tmp_path / "x.npz"]
+    assert run(*arguments, "--max-change", 0.5)[0] == 0
+    np.savez(tmp_path / "x.npz", a=arrays["a"], c=arrays["b"])
+    code, _, errors = run(*arguments, "--max-change", 0.5)
+    assert code == 1 and "must hold one array, or those of the inputs ['a', 'b']" in errors

@@ -1,0 +1,136 @@
+"""`lqs.compress`: a small network from a float one, without labels and without training."""
+
+import keras
+import numpy as np
+
+from lqs.compression.examples import batches_of
+from lqs.compression.layerwise import Network
+from lqs.compression.search import Search
+from lqs.file.sizes import file_bytes, fp32_bytes
+
+
+def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=None, verbose=False):
+    """Return a quantized copy of a trained model, without labels and without training.
+
+    Each kernel is rounded for the error of the model's outputs plus a rate times the bits of its integers, row by row,
+    so that later rows make up for the error of earlier ones; each layer for the inputs that it has once the layers
+    before it have been rounded. The rate is found by bisection. The idea is that of CERWU (Conzelmann and Bamler 2025,
+    arXiv 2505.18758), after GPTQ (Frantar et al. 2022, arXiv 2210.17323) and optimal brain quantization (Frantar and
+    Alistarh 2022, arXiv 2208.11580). How sensitive the outputs are to each unit is Hutchinson's estimate.
+
+    This is for dense, einsum, recurrent and all kinds of convolutional layers, and so for attention. Other parameters,
+    as those of embeddings and of custom layers, are rounded one by one, for how sensitive the outputs are to them.
+    Those of normalization layers stay in float; of batch normalization, mean and variance are changed as they change in
+    the examples, where that is nearer to the float network.
+
+    What is returned has integers and frozen scales: it can be saved, dequantized and exported; `fit` goes on training
+    parameters.
+
+    Args:
+        model: a built `keras.Model` in float.
+        x: inputs like those that the model is for, some hundreds at least: an array, a list or dictionary of arrays, a
+            `keras.utils.PyDataset`, `tf.data.Dataset` or generator of batches (of which 4,096 examples are read; labels
+            are left out). A third of them is held out to measure the change. `None` compresses by random inputs, which
+            is worse, for `ratio` and `bytes` only.
+        max_change: the largest change of the outputs, between 0 and 1: the share of examples whose largest output is
+            another one; for outputs of one unit the error, relative to the outputs' norm.
+        ratio: how many times smaller than the parameters in float32 the `.lqs` file is to be.
+        bytes: how many bytes the file is to have at most. It will have at least 98 % of them, if any rounding has.
+        measure: function of two lists of arrays, the outputs of the float and of the quantized model, that
+            returns another number for `max_change`.
+        verbose: whether to print a line for each trial, and for each parameter of the result.
+
+    Returns:
+        A model like those of `lqs.quantize`.
+
+    Raises:
+        ValueError: if not exactly one of `max_change`, `ratio` and `bytes` is given, or no model meets it; the message
+            says what one does. Also as `lqs.quantize` and `lqs.save` do.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(50)])
+    >>> small = compress(model, np.random.default_rng(0).normal(size=(90, 20)), bytes=1000)
+    >>> file_bytes(small) <= 1000
+    True
+    """
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"Argument `model` must be a built Keras model. Received: model={model!r}")
+    name, value = _request(max_change, ratio, bytes)
+    if x is None and name == "max_change":
+        raise ValueError("Argument `x` must be given for `max_change`, to measure it on. Received: x=None")
+    batches, held_out = batches_of(x, model)
+    network = Network(model, batches, held_out)
+    if not network.parameters:
+        raise ValueError(f"Argument `model` must have float parameters to quantize. Received: model {model.name!r}")
+    search = Search(network, measure or (change_of_outputs if x is not None else None), verbose)
+    if name == "max_change":
+        small = search.model_of(search.for_change(value))
+    else:
+        limit = int(value if name == "bytes" else fp32_bytes(model) / value)
+        small = _of_size(search, limit, (name, value))
+    if verbose:
+        _report(network, small)
+    return small
+
+
+def change_of_outputs(expected, outputs):
+    """Return the share of examples whose largest output is another one; for outputs of one unit the relative error.
+
+    Args:
+        expected: a list of batches, each a list of the arrays of the outputs.
+        outputs: the same of the other model. Of several outputs, the largest change counts.
+
+    Example:
+
+    >>> change_of_outputs([[np.array([[1, 2], [2, 1]])]], [[np.array([[1, 3], [1, 2]])]])
+    0.5
+    """
+    changes = []
+    for some, others in zip(zip(*expected, strict=True), zip(*outputs, strict=True), strict=True):
+        a, b = (np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays]) for arrays in (some, others))
+        if a.shape[-1] > 1:  # equal ones, as those of dead units, take turns
+            largest = np.take_along_axis(a, b.argmax(-1)[:, None], -1)[:, 0]
+            changes.append(np.mean(a.max(-1) - largest > 1e-5 * a.std()))
+        else:
+            changes.append(np.linalg.norm(a - b) / (np.linalg.norm(a) + 1e-30))
+    return float(max(changes))
+
+
+def _request(max_change, ratio, bytes):
+    """Return name and value of the one argument that is given."""
+    given = {"max_change": max_change, "ratio": ratio, "bytes": bytes}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) != 1:
+        raise ValueError(
+            f"Exactly one of the arguments `max_change`, `ratio` and `bytes` must be given. Received: {given or 'none'}"
+        )
+    ((name, value),) = given.items()
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not (0 <= value < 1 if name == "max_change" else 0 < value < np.inf):
+        range_ = "from 0 to less than 1" if name == "max_change" else "more than 0"
+        raise ValueError(f"Argument `{name}` must be a number {range_}. Received: {name}={value!r}")
+    return name, value
+
+
+def _of_size(search, limit, argument):
+    """Return a model of at most `limit` bytes; names in the header may have the file differ from what was counted."""
+    excess = 0
+    while True:
+        small = search.model_of(search.for_size(limit - excess, argument))
+        if file_bytes(small) <= limit:
+            return small
+        excess += file_bytes(small) - limit
+
+
+def _report(network, small):
+    weights = network.model.weights
+    for index, rounded in network.rounded.items():
+        how = "by second moments of its inputs" if rounded.with_moments else "alone"
+        integers = rounded.integers
+        print(
+            f"{weights[index].path} {tuple(integers.shape)}: {integers.min()} to {integers.max()}, "
+            f"{np.mean(integers == 0):.0%} zeros, rounded {how}"
+        )
+    size, full = file_bytes(small), fp32_bytes(small)
+    print(f"{size:,} bytes, {full / size:.1f} times smaller")

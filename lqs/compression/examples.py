@@ -1,0 +1,124 @@
+"""Examples to compress a model by, from whatever holds them: batches of NumPy arrays."""
+
+import itertools
+
+import keras
+import numpy as np
+
+from lqs._keras import Functional
+from lqs.inspection import to_numpy
+
+MAX_EXAMPLES = 4096  # read from what may have no end
+BATCH_NUMBERS, BATCH_SIZES, NUMBERS_OF_A_TOKEN = 2**20, (8, 512), 64
+NUM_DRAWN = 256  # where there are no examples
+HELD_OUT = 3  # one of so many examples
+
+
+def batches_of(x, model):
+    """Return two lists of batches of inputs: to compress by, and to measure on, every third example.
+
+    Args:
+        x: an array, a list or dictionary of arrays, or what gives batches: a `keras.utils.PyDataset`, a
+            `tf.data.Dataset`, a generator, of inputs, or of tuples of inputs and others that are left out. `None` draws
+            inputs: normal numbers, and token numbers.
+        model: the model, for inputs to be drawn.
+
+    Raises:
+        ValueError: if there are no two examples, or no inputs can be drawn.
+    """
+    if x is None:
+        x = _drawn(model)
+    elif not isinstance(x, (np.ndarray, list, dict, tuple)) and not keras.ops.is_tensor(x):
+        x = _joined(x)
+    x = keras.tree.map_structure(lambda array: _as_array(array), x)
+    sizes = {len(array) for array in keras.tree.flatten(x)}
+    if len(sizes) != 1 or min(sizes) < 2:
+        raise ValueError(
+            "Argument `x` must hold at least two examples, the same number for each input of the model. "
+            f"Received: arrays of {sorted(sizes)} examples"
+        )
+    (size,) = sizes
+    order = np.random.default_rng(0).permutation(size)
+    num_held_out = -(-size // HELD_OUT)
+    held_out, rest = np.sort(order[:num_held_out]), order[num_held_out:]
+    return _batches(x, rest), _batches(x, held_out)
+
+
+def read_npz(path, model):
+    """Return the inputs of a model in a `.npz` file: its one array, or a dictionary by the names of the inputs.
+
+    Raises:
+        ValueError: if there are several arrays, and not one for each name.
+    """
+    with np.load(path) as file:
+        arrays = dict(file)
+    if len(arrays) == 1:
+        (array,) = arrays.values()
+        return array
+    names = [tensor.name for tensor in model.inputs]
+    if sorted(arrays) != sorted(names):
+        raise ValueError(f"{path} must hold one array, or those of the inputs {names}. Received: {sorted(arrays)}")
+    return keras.tree.map_structure(lambda tensor: arrays[tensor.name], _structure(model))
+
+
+def num_examples(batches):
+    """Return how many examples batches hold together."""
+    return sum(len(keras.tree.flatten(batch)[0]) for batch in batches)
+
+
+def _batches(x, indices):
+    """Return batches that are the smaller the larger an example is."""
+    arrays = keras.tree.flatten(x)
+    numbers = sum(array[0].size * (1 if array.dtype.kind == "f" else NUMBERS_OF_A_TOKEN) for array in arrays)
+    batch_size = int(np.clip(BATCH_NUMBERS // max(numbers, 1), *BATCH_SIZES))
+    parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    return [keras.tree.map_structure(lambda array, part=part: array[part], x) for part in parts]
+
+
+def _as_array(array):
+    array = np.asarray(array) if isinstance(array, (np.ndarray, list)) else to_numpy(array)
+    return array.astype("float32") if array.dtype == "float64" else array
+
+
+def _joined(batches):
+    """Return the inputs in batches of inputs, or of tuples that they come first in."""
+    if isinstance(batches, keras.utils.PyDataset):
+        batches = map(batches.__getitem__, range(batches.num_batches))
+    if not hasattr(batches, "__iter__"):
+        raise ValueError(
+            "Argument `x` must be an array, a list or dictionary of arrays, a dataset, a generator or None. "
+            f"Received: x={batches!r}"
+        )
+    read, size = [], 0
+    for batch in itertools.islice(batches, MAX_EXAMPLES):
+        batch = keras.tree.map_structure(_as_array, batch[0] if isinstance(batch, tuple) else batch)
+        read.append(batch)
+        size += len(keras.tree.flatten(batch)[0])
+        if size >= MAX_EXAMPLES:
+            break
+    if not read:
+        raise ValueError(f"Argument `x` must hold examples. Received: x={batches!r} without any")
+    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *read)
+
+
+def _drawn(model):
+    rng = np.random.default_rng(0)
+    tables = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
+
+    def draw(tensor):
+        shape = (NUM_DRAWN, *tensor.shape[1:])
+        if None in shape:
+            raise ValueError(f"Argument `x` must be given for a model with inputs of any size. Received: {tensor}")
+        if keras.backend.is_float_dtype(tensor.dtype):
+            return rng.normal(size=shape).astype("float32")
+        return rng.integers(0, min(tables, default=2), shape).astype(tensor.dtype)
+
+    if not model.inputs:
+        raise ValueError("Argument `x` must be given for a model whose code alone knows its inputs. Received: x=None")
+    drawn = keras.tree.map_structure(draw, _structure(model))
+    return drawn[0] if isinstance(drawn, list) and len(drawn) == 1 else drawn
+
+
+def _structure(model):
+    """Return the symbolic inputs of a model as its call takes them."""
+    return model.input if isinstance(model, Functional) else model.inputs

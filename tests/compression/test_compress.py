@@ -1,0 +1,205 @@
+"""Tests of `lqs.compress` as a whole."""
+
+import itertools
+
+import keras
+import models
+import numpy as np
+import pytest
+from keras import layers
+
+import lqs
+from lqs.compression import change_of_outputs, compress
+from lqs.compression.examples import batches_of, num_examples
+from lqs.file.sizes import file_bytes, fp32_bytes
+from lqs.inspection import model_integers, quantized_parameters
+
+SLOW = ("Embedding, LSTM", "Bidirectional", "MultiHeadAttention causal")  # loops on JAX; others have the same layers
+
+
+def network(units=60):
+    keras.utils.set_random_seed(1)
+    return models.stack((20,), layers.Dense(units, "relu"), layers.Dense(5))
+
+
+def examples(rng, num=300):
+    return rng.normal(size=(num, 20)).astype("float32")
+
+
+def outputs(model, x):
+    return [[keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(model(x))]]
+
+
+@pytest.mark.parametrize("kind", [k for k in models.MODELS if k not in SLOW])
+def test_every_kind_of_layer_goes_through(kind, rng, tmp_path):
+    model = models.example(kind).model
+    x = models.inputs_of(model, rng, 48)
+    held_out = batches_of(x, model)[1]
+    before = models.values(model)
+    small = compress(model, x, max_change=0.1)
+    models.assert_equal(models.values(model), before)
+    expected, found = [[outputs(m, batch)[0] for batch in held_out] for m in (model, small)]
+    assert change_of_outputs(expected, found) <= 0.1
+    quantized = {variable.path for variable, _ in quantized_parameters(small)}
+    assert len(quantized) == len(quantized_parameters(lqs.quantize(model)))
+    lqs.save(small, tmp_path / "small.lqs")
+    loaded = lqs.load(tmp_path / "small.lqs")
+    np.testing.assert_allclose(models.predict(loaded, x), models.predict(small, x), rtol=1e-4, atol=1e-5)
+    dequantized = lqs.dequantize(small)
+    np.testing.assert_allclose(models.predict(dequantized, x), models.predict(small, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [4, 7])
+def test_ratio_is_met(ratio, rng):
+    model = network()
+    small = compress(model, examples(rng), ratio=ratio)
+    assert 0.98 <= fp32_bytes(model) / ratio / file_bytes(small) <= 1 / 0.98
+    assert file_bytes(small) <= fp32_bytes(model) / ratio
+
+
+def test_bytes_are_met_and_twice_the_same(rng):
+    x, model = examples(rng), network()
+    first, second = (compress(model, x, bytes=1100) for _ in range(2))
+    assert 0.98 * 1100 <= file_bytes(first) <= 1100
+    models.assert_equal(model_integers(first).values(), model_integers(second).values())
+
+
+def test_feedback_and_rates_are_better_than_nearest_rounding(rng):
+    """At the size that rounding to the nearest gives, the error of the outputs is less than half."""
+    model = network()
+    x = (rng.normal(size=(600, 4)) @ rng.normal(size=(4, 20)) + 0.1 * rng.normal(size=(600, 20))).astype("float32")
+    nearest = lqs.NestedQuantization(rounding="nearest", initial_scale=0.1)
+    plain = lqs.quantize(model, nearest, nearest)
+    small = compress(model, x[:400], bytes=file_bytes(plain))
+    errors = [np.linalg.norm(models.predict(m, x[400:]) - models.predict(model, x[400:])) for m in (plain, small)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_without_examples(rng):
+    model = network()
+    assert 0.98 * 1300 <= file_bytes(compress(model, bytes=1300)) <= 1300
+    words = models.stack((6,), layers.Embedding(9, 40), layers.Flatten(), layers.Dense(9), dtype="int32")
+    assert file_bytes(compress(words, bytes=1500)) <= 1500
+
+
+def test_relative_error_of_one_output(rng):
+    model, x = models.stack((20,), layers.Dense(40, "relu"), layers.Dense(1)), examples(rng)
+    small = compress(model, x, max_change=0.05)
+    error = np.linalg.norm(models.predict(small, x) - models.predict(model, x)) / np.linalg.norm(
+        models.predict(model, x)
+    )
+    assert 0.01 < error < 0.08
+
+
+def test_measure_of_ones_own(rng):
+    seen = []
+
+    def measure(expected, found):
+        seen.append(np.abs(expected[0][0] - found[0][0]).max())
+        return seen[-1]
+
+    compress(network(), examples(rng), max_change=0.2, measure=measure)
+    assert min(seen) <= 0.2
+
+
+def test_statistics_of_batch_normalization_follow(rng):
+    x = rng.normal(size=(300, 20)).astype("float32")
+    model = models.stack((20,), layers.Dense(30), layers.BatchNormalization(), layers.ReLU(), layers.Dense(4))
+    model(x, training=True)
+    small = compress(model, x, ratio=5)
+    means = [keras.ops.convert_to_numpy(m.layers[1].moving_mean) for m in (model, small)]
+    assert np.isfinite(means[1]).all() and not np.array_equal(*means)
+
+
+def test_fit_goes_on(rng):
+    model = network()
+    model.compile("adam", "mse", **models.UNTRACED)
+    small = compress(model, examples(rng), ratio=5)
+    kernel = keras.ops.convert_to_numpy(small.layers[0].kernel)
+    small.fit(examples(rng, 32), rng.normal(size=(32, 5)), verbose=0)
+    assert not np.array_equal(kernel, keras.ops.convert_to_numpy(small.layers[0].kernel))
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, x, **kwargs):
+        super().__init__(**kwargs)
+        self.x = x
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return self.x[index::3], np.zeros(len(self.x[index::3]))
+
+
+def test_examples_of_all_kinds(rng):
+    import tensorflow as tf
+
+    x, model = examples(rng, 90), network()
+    expected = np.sort(x.ravel())
+
+    def values(source):
+        return np.sort(np.concatenate([batch.ravel() for part in batches_of(source, model) for batch in part]))
+
+    kinds = [x, x.astype("float64"), keras.ops.convert_to_tensor(x), tf.data.Dataset.from_tensor_slices(x).batch(32)]
+    kinds += [Batches(x), (x[index::3] for index in range(3)), ((x[index::3], 0) for index in range(3))]
+    for kind in kinds:
+        np.testing.assert_allclose(values(kind), expected, rtol=1e-6)
+    rest, held_out = batches_of({"a": x, "b": x[:, :3]}, model)
+    assert num_examples(held_out) == 30 and num_examples(rest) == 60
+    assert all((batch["a"][:, :3] == batch["b"]).all() for batch in rest)
+
+
+def test_endless_examples_end(rng):
+    batch = np.zeros((1000, 2), "float32")
+    rest, held_out = batches_of(itertools.repeat(batch), network())
+    assert num_examples(rest) + num_examples(held_out) == 5000
+
+
+@pytest.mark.once
+def test_equal_outputs_may_take_turns():
+    tied, other = [[np.array([[0.0, 0.0], [1.0, 2.0]])]], [[np.array([[1e-9, 0.0], [1.0, 2.0]])]]
+    assert change_of_outputs(tied, other) == change_of_outputs(other, tied) == 0
+    assert change_of_outputs([[np.array([[2.0]])]], [[np.array([[1.0]])]]) == 0.5
+
+
+def test_report(rng, capsys):
+    compress(models.example("custom").model, rng.normal(size=(30, 4)), bytes=2000, verbose=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert any("gate" in line and line.endswith("rounded alone") for line in lines)
+    assert any("kernel" in line and line.endswith("by second moments of its inputs") for line in lines)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "Exactly one of the arguments `max_change`, `ratio` and `bytes` must be given. Received: none"),
+        ({"ratio": 2, "bytes": 9}, "Exactly one"),
+        ({"ratio": -1}, "Argument `ratio` must be a number more than 0. Received: ratio=-1"),
+        ({"max_change": 1}, "Argument `max_change` must be a number from 0 to less than 1"),
+        ({"max_change": 0.1, "x": None}, "Argument `x` must be given for `max_change`"),
+        ({"bytes": 50}, "Argument `bytes` asks for 50 bytes, but header, scales and what is not quantized take"),
+        ({"ratio": 1e9}, "Received: ratio=1000000000.0"),
+        ({"ratio": 2, "x": 3}, "Argument `x` must be an array, a list or dictionary"),
+        ({"ratio": 2, "x": np.ones((1, 20))}, "Argument `x` must hold at least two examples"),
+        ({"ratio": 2, "x": iter([])}, "Argument `x` must hold examples"),
+        ({"max_change": 0.1, "measure": lambda *_: 0.5}, "Argument `max_change` must be at least 0.5"),
+    ],
+)
+def test_errors(arguments, message, rng):
+    with pytest.raises(ValueError, match=message.replace("(", "\\(")):
+        compress(network(5), **{"x": examples(rng, 12), **arguments})
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("model", [keras.layers.Dense(3), keras.Sequential([keras.layers.Dense(3)]), 3])
+def test_model_must_be_built(model):
+    with pytest.raises(ValueError, match="Argument `model` must be a built Keras model"):
+        compress(model, np.ones((4, 3)), ratio=2)
+
+
+@pytest.mark.once
+def test_model_must_be_float():
+    with pytest.raises(ValueError, match="Argument `model` must have float parameters to quantize"):
+        compress(lqs.quantize(network(5)), np.ones((4, 20)), ratio=2)
