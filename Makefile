@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 NOTEBOOKS := $(shell ls -r notebooks/*.ipynb 2>/dev/null)
 PYTEST := pytest -q -n 2 --dist=worksteal
 # The rooms that compute on a backend. What does not depend on it, or takes long, has the mark `once`: it runs on JAX alone.
-BOTH := tests/lqs tests/file tests/methods
+BOTH := tests/lqs tests/file tests/methods tests/compression
 # PyTorch is not among the locked packages: it has its part where it is installed in .venv.
 BACKENDS ?= tensorflow jax $(shell .venv/bin/python -c 'import importlib.util as u; print("torch" * bool(u.find_spec("torch")))')
 # On JAX the tests spend most of their time compiling what runs for milliseconds: less of LLVM takes a quarter off.
