@@ -17,7 +17,6 @@ import inspect
 
 import lqs
 from lqs import methods as published
-from study import nulls
 
 STRENGTHS = ("threshold", "rate", "probability")
 
@@ -48,9 +47,17 @@ def code_length(rate, code="geometric", bits=None, **overrides):
     return lqs.NestedQuantization(rule=lqs.StraightThrough(), penalty=penalty, bits=bits, **overrides)
 
 
+def null(name, threshold, update_stalled=True, bits=None, **overrides):
+    """Return the thesis's nested quantization layer with a rule of `study.nulls` in the place of its own."""
+    from study import nulls  # imports Keras, which names and configurations do without
+
+    return lqs.NestedQuantization(rule=nulls.RULES[name](threshold, update_stalled), bits=bits, **overrides)
+
+
 THESIS = {preset.__name__: preset for preset in (nested, max_bin, inverse, difference)}
 OURS = {"code_length": code_length}
-NULLS = nulls.PRESETS
+CHANGES = ("ratio", "constant", "shuffled", "inverted", "live", "without_range", "without_tanh", "epsilon")
+NULLS = {name: functools.partial(null, name) for name in (f"votes_{change}" for change in CHANGES)}
 FLOAT = "float"  # no quantization
 METHODS = (FLOAT, *THESIS, *OURS, *NULLS, *published.METHODS)
 

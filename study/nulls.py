@@ -10,7 +10,6 @@ Each class below changes one of these lines. All have the arguments of `lqs.Grad
 one device, no votes are gathered from replicas.
 """
 
-import functools
 import math
 
 import keras
@@ -140,14 +139,6 @@ RULES = {
     "votes_without_tanh": VotesWithoutTanh,
     "votes_epsilon": VotesOfLargerEpsilon,
 }
-
-
-def nested_with(rule, threshold, update_stalled=True, bits=None, **overrides):
-    """Return the thesis's nested quantization layer with one of these rules in the place of its own."""
-    return lqs.NestedQuantization(rule=rule(threshold, update_stalled), bits=bits, **overrides)
-
-
-PRESETS = {name: functools.partial(nested_with, rule) for name, rule in RULES.items()}
 
 
 def votes_of(rule, upstream, reconstructed):

@@ -59,8 +59,9 @@ def scales(model):
     return lqs.summary(model)["scale_max"].to_numpy()
 
 
-for name in QUANTIZERS:
-    one, two = trained(name), trained_on_two_devices(name)
-    for ours, theirs in zip(model_integers(two).values(), model_integers(one).values(), strict=True):
-        np.testing.assert_array_equal(ours, theirs, err_msg=name)
-    np.testing.assert_allclose(scales(two), scales(one), rtol=1e-5, err_msg=name)
+if __name__ == "__main__":
+    for name in QUANTIZERS:
+        one, two = trained(name), trained_on_two_devices(name)
+        for ours, theirs in zip(model_integers(two).values(), model_integers(one).values(), strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+        np.testing.assert_allclose(scales(two), scales(one), rtol=1e-5, err_msg=name)

@@ -30,6 +30,7 @@ def outputs(model, x):
     return [[keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(model(x))]]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", [k for k in models.MODELS if k not in SLOW])
 def test_every_kind_of_layer_goes_through(kind, rng, tmp_path):
     model = models.example(kind).model
@@ -132,6 +133,7 @@ class Batches(keras.utils.PyDataset):
         return self.x[index::3], np.zeros(len(self.x[index::3]))
 
 
+@pytest.mark.once
 def test_examples_of_all_kinds(rng):
     import tensorflow as tf
 

@@ -101,6 +101,7 @@ def test_configuration_is_not_changed_by_making_a_model_of_it(model):
     assert json.dumps(configuration) == before
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_committed_files_load_and_are_coded_as_they_are(path):
     """They name modules that are gone, such as `lqs.nested`. Codings and lengths stay; log scales may move a bit."""

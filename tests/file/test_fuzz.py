@@ -155,6 +155,7 @@ def test_whole_file_opens_up_and_seals(content):
     assert parse(seal(*open_up(content)))[0] == parse(content)[0]
 
 
+@pytest.mark.once
 def test_mutated_files_are_refused_or_whole(content):
     refused, messages = 0, set()
     for seed in range(NUM_MUTATIONS):

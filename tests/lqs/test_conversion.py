@@ -670,7 +670,7 @@ def test_unbuilt():
 
 @pytest.mark.once
 @pytest.mark.parametrize("name", ["kernel", "bias"])
-@pytest.mark.parametrize("value", ["row", 8, lqs.NestedQuantization, lqs.GradientRatio(0.0)])
+@pytest.mark.parametrize("value", [8, lqs.NestedQuantization, lqs.GradientRatio(0.0)])
 def test_bad_prototype(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be an `lqs.NestedQuantization`, None or 'default'. Received"):
         lqs.quantize(stack((4,), layers.Dense(3)), **{name: value})

@@ -19,6 +19,7 @@ def make(method, strength=0.0, **overrides):
 
 
 def test_methods_are_the_thesis_s_ours_those_that_test_it_and_all_published_ones():
+    assert list(methods.NULLS) == list(nulls.RULES)
     ours = {"float", "nested", "max_bin", "inverse", "difference", "code_length", *nulls.RULES}
     assert set(methods.METHODS) == ours | set(published.METHODS)
     assert len(methods.METHODS) == len(ours) + len(published.METHODS) >= 23
