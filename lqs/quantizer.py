@@ -167,8 +167,10 @@ class NestedQuantization(ForgetsLosses):
     @property
     def is_scale_trained(self) -> bool:
         """Whether training is to change the scale."""
-        is_trained = self.is_scale_learned and self.scale_weight.trainable
-        return is_trained and not (isinstance(self._rule, Frozen) and self.penalty is None)
+        rule, penalty = self._rule, self.penalty
+        is_frozen = isinstance(rule, Frozen) or (isinstance(rule, GradientRatio) and not float(rule.threshold))
+        is_free = penalty is None or not float(penalty.rate)
+        return self.is_scale_learned and self.scale_weight.trainable and not (is_frozen and is_free)
 
     @property
     def is_scale_initial(self) -> bool:
