@@ -15,6 +15,7 @@ from lqs.penalties import Penalty, validate_penalty
 from lqs.rounding import NamedRounding, Rounding, validate_rounding
 from lqs.rules import Frozen, GradientRatio, Rule, as_rule
 from lqs.scales import Scale, validate_initial_scale, validate_parametrization
+from lqs.strengths import strength_value
 
 
 @keras.saving.register_keras_serializable("lqs")
@@ -168,8 +169,8 @@ class NestedQuantization(ForgetsLosses):
     def is_scale_trained(self) -> bool:
         """Whether training is to change the scale."""
         rule, penalty = self._rule, self.penalty
-        is_frozen = isinstance(rule, Frozen) or (isinstance(rule, GradientRatio) and not float(rule.threshold))
-        is_free = penalty is None or not float(penalty.rate)
+        is_frozen = isinstance(rule, Frozen) or (isinstance(rule, GradientRatio) and not strength_value(rule.threshold))
+        is_free = penalty is None or not strength_value(penalty.rate)
         return self.is_scale_learned and self.scale_weight.trainable and not (is_frozen and is_free)
 
     @property

@@ -43,4 +43,4 @@ def strength_value(weight: keras.Variable) -> float:
     >>> strength_value(add_strength(layer, "rate", 1e-10))
     1e-10
     """
-    return float(str(np.float32(keras.ops.convert_to_numpy(weight))))
+    return float(str(np.float32(keras.ops.convert_to_numpy(keras.ops.copy(weight)))))
