@@ -306,8 +306,8 @@ class Scale:
             return
         ratio, loss = ops.stop_gradient(parameter / ops.cast(self.value, parameter.dtype)), None
         what = f"of a parameter of the shape {tuple(parameter.shape)}"
-        if 0 < float(ops.max(ops.abs(ratio), initial=0.0)) < 0.15:
-            loss = f"All elements {what} are less than a seventh of the scale {self.initial_scale:g}, and become 0."
+        if 0 < float(ops.max(ops.abs(ratio), initial=0.0)) < 0.101:
+            loss = f"All elements {what} are at most a tenth of the scale {self.initial_scale:g}, and become 0."
         elif clips and self.levels is not None:
             lowest, highest = self.levels
             clipped = float(ops.mean(ops.cast((ratio < lowest - 0.5) | (ratio > highest + 1.0), "float32")))

@@ -281,7 +281,7 @@ def test_much_that_is_clipped_is_warned_of(at):
 
 @pytest.mark.parametrize("bits", [None, 3])
 def test_parameter_that_becomes_zero_is_warned_of(bits):
-    message = r"^All elements of a parameter of the shape \(4,\) are less than a seventh of the scale 0.5, and become"
+    message = r"^All elements of a parameter of the shape \(4,\) are at most a tenth of the scale 0.5, and become"
     with pytest.warns(UserWarning, match=message):
         built_for(np.full(4, 1e-6, "float32"), bits)
     with warnings.catch_warnings(action="error"):
