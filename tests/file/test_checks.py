@@ -123,7 +123,7 @@ def test_head_tied_to_a_model_inside(tmp_path):
     embedding = L.ReversibleEmbedding(5, 4)
     inner = keras.Model(tokens, L.Dense(4)(embedding(tokens)), name="inner")
     refused = quantize(keras.Model(again, embedding(inner(again), reverse=True), name="outer"))
-    with pytest.raises(ValueError, match="'reversible_embedding.*' is part of both 'outer' and 'inner': make one graph"):
+    with pytest.raises(ValueError, match="'reversible_embedding.*' is part of both 'outer' and 'inner': make"):
         save(refused, tmp_path / "model.lqs")
     assert not list(tmp_path.iterdir())
     model = quantize(keras.Model(inner.input, embedding(inner.output, reverse=True)))
