@@ -14,21 +14,10 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+from packing import best_time
 
 import lqs
 from lqs.file.sizes import file_bytes
-
-REPEATS = 3
-
-
-def least_time(function):
-    """Return the result of a function and the least of its processor times in seconds."""
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        result = function()
-        times.append(time.process_time() - start)
-    return result, min(times)
 
 
 def main():
@@ -40,7 +29,7 @@ def main():
     print("| --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.lqs"
-        quantized, seconds = least_time(lambda: lqs.quantize(model, prototype, None))
+        quantized, seconds = best_time(lambda: lqs.quantize(model, prototype, None), time.process_time)
         print(f"| `quantize` | {seconds:.2f} |")
         calls = {
             "`save`": lambda: lqs.save(quantized, path),
@@ -51,7 +40,7 @@ def main():
             "`dequantize`": lambda: lqs.dequantize(quantized),
         }
         for name, call in calls.items():
-            print(f"| {name} | {least_time(call)[1]:.2f} |", flush=True)
+            print(f"| {name} | {best_time(call, time.process_time)[1]:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

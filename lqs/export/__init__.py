@@ -17,7 +17,7 @@ input. The graph itself takes a kilobyte to tens of them: a small network's file
 | `int16` | -32768…32767 | opset 21               | one scale only |
 
 Neither format carries scales that vary along two axes or more, integers beyond int16, or integers that stand for the
-levels of a codebook (`lqs.codebooks`): those parameters are left in float. Neither carries an entropy code.
+levels of a codebook (`lqs.methods.codebook`): those parameters are left in float. Neither carries an entropy code.
 """
 
 from lqs.export.litert import export_litert as export_litert

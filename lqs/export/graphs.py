@@ -13,7 +13,7 @@ import numpy as np
 from lqs._keras import get_input_signature
 from lqs.export.parameters import BITS
 from lqs.inspection import check_values, to_numpy
-from lqs.layers import call_with_values
+from lqs.substitution import call_with_values
 
 TOLERANCE = 0.05  # of the largest output: another graph differs by more, roundings within a network by less
 _LENGTHS = (32, 8, 128)  # of axes without a length, tried in this order
