@@ -23,6 +23,7 @@ FLOAT32_EPSILON = 2.0**-23
 MIN_SCALE = 100 * FLOAT32_EPSILON
 PARAMETRIZATIONS = ("linear", "log")
 RANGE_OF_ZEROS = 0.25  # what the levels of a parameter reach to whose initial values are all zero, as biases often are
+MUCH_TOO_SMALL = 0.101  # of the scale: the largest element of a parameter of which nothing would be left
 MAX_CLIPPED = 0.05  # share of the elements beyond the levels from which on a warning is given
 
 
@@ -296,19 +297,17 @@ class Scale:
             scale = MEASURES[self.initial_scale](parameter, self.axes, self.levels or (-1, 1))
             if clips and self.is_log and self.initial_scale == "max":
                 scale *= 1 + 8 * FLOAT32_EPSILON  # the exponential of a rounded logarithm must not clip the largest
-            # A learned scale must be able to grow: by what is clipped it would not.
+            # A learned scale of zeros must be able to grow: by what is clipped it would not.
             highest = SPREAD_STEPS if self.initial_scale == "spread" else (self.levels or (-1, 1))[1]
-            self.assign(ops.where(scale < MIN_SCALE, RANGE_OF_ZEROS / highest, scale))
+            self.assign(ops.where(scale == 0.0, RANGE_OF_ZEROS / highest, scale))
 
     def warn_of_loss(self, parameter: Tensor, clips: bool) -> None:
-        """Warn of an initial scale that was given as a number, and makes all of the parameter 0 or clips much of it."""
-        if self.follows_parameter:
-            return
-        ratio, loss = ops.stop_gradient(parameter / ops.cast(self.value, parameter.dtype)), None
-        what = f"of a parameter of the shape {tuple(parameter.shape)}"
-        if 0 < float(ops.max(ops.abs(ratio), initial=0.0)) < 0.101:
-            loss = f"All elements {what} are at most a tenth of the scale {self.initial_scale:g}, and become 0."
-        elif clips and self.levels is not None:
+        """Warn if the initial scale makes all of the parameter 0, or, given as a number, clips much of it."""
+        ratio = ops.stop_gradient(parameter / ops.cast(self.value, parameter.dtype))
+        loss, what = None, f"of a parameter of the shape {tuple(parameter.shape)}"
+        if 0 < float(ops.max(ops.abs(ratio), initial=0.0)) < MUCH_TOO_SMALL:
+            loss = f"All elements {what} are at most a tenth of their scale, and become 0."
+        elif clips and self.levels is not None and not self.follows_parameter:
             lowest, highest = self.levels
             clipped = float(ops.mean(ops.cast((ratio < lowest - 0.5) | (ratio > highest + 1.0), "float32")))
             if clipped > MAX_CLIPPED:
@@ -317,5 +316,5 @@ class Scale:
                     f"{self.initial_scale:g}, and are clipped."
                 )
         if loss:
-            hint = "Give another `initial_scale`, or `bits` without one, with which it follows from the parameter."
+            hint = "Give another `initial_scale`, such as 'spread', or leave the parameter in float by `where`."
             warnings.warn(f"{loss} {hint}", stacklevel=2)

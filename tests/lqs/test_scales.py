@@ -275,13 +275,13 @@ def test_much_that_is_clipped_is_warned_of(at):
     message = (
         r"^10% of a parameter of the shape \(20,\) lie beyond the levels -4 to 3 at the scale 0.5, and are clipped. "
     )
-    with pytest.warns(UserWarning, match=message + "Give another `initial_scale`, or `bits` without one, with which"):
+    with pytest.warns(UserWarning, match=message + "Give another `initial_scale`, such as 'spread', or leave"):
         built_for(values(2, at))
 
 
 @pytest.mark.parametrize("bits", [None, 3])
 def test_parameter_that_becomes_zero_is_warned_of(bits):
-    message = r"^All elements of a parameter of the shape \(4,\) are at most a tenth of the scale 0.5, and become"
+    message = r"^All elements of a parameter of the shape \(4,\) are at most a tenth of their scale, and become"
     with pytest.warns(UserWarning, match=message):
         built_for(np.full(4, 1e-6, "float32"), bits)
     with warnings.catch_warnings(action="error"):
@@ -407,3 +407,23 @@ def test_configuration_round_trip():
     layer = lqs.NestedQuantization(rule=Measured("ternary"), initial_scale="mean")
     copy = layer.copy()
     assert copy.rule.measure == "ternary" and copy.rule is not layer.rule and copy.initial_scale == "mean"
+
+
+# Parameters that are small, but not 0.
+
+
+@pytest.mark.parametrize("size, scale", [(1e-2, 1e-2 / 127), (1e-3, MIN_SCALE), (2e-4, MIN_SCALE)])
+def test_scale_of_a_small_parameter_is_not_that_of_zeros(size, scale):
+    """Down to the least scale it follows from the parameter, and the parameter stays within a step."""
+    parameter = np.full(4, size, "float32")
+    layer = built_for(parameter, bits=8, initial_scale=None, rounding="nearest")
+    np.testing.assert_allclose(numbers(layer.scale), [scale], rtol=1e-5)
+    assert np.abs(numbers(layer(parameter)) - parameter).max() <= scale
+
+
+@pytest.mark.parametrize("arguments", [{"bits": 8, "initial_scale": None}, {"bits": None, "initial_scale": "spread"}])
+def test_parameter_that_no_scale_holds_is_warned_of(arguments):
+    with pytest.warns(
+        UserWarning, match=r"^All elements of a parameter of the shape \(4,\) are at most a tenth of their"
+    ):
+        built_for(np.full(4, 1e-6, "float32"), rounding="nearest", **arguments)
