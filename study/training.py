@@ -25,7 +25,8 @@ from study.records import read_current_record, write_record
 from study.statistics import IntegerHistory, VoteHistory, final_statistics, parameter_statistics
 from study.weights import is_kept, read_weights, write_weights
 
-STEPS_PER_EXECUTION = 25
+STEPS_PER_EXECUTION = 25  # after which callbacks of batches are called, so that a target's runs depend on it
+STEPS_OF_A_SCAN = 375  # a fifth of an epoch of MNIST under the thesis's protocol
 DISTILLATION_TEMPERATURE = 3.0
 NOT_KEPT = ("learning_rate", "file_bytes", "val_loss_at_size")  # of the logs, in a record
 
@@ -154,12 +155,18 @@ def _compile(config, model):
     if model.losses or has_penalty:  # the loss includes them
         cross_entropy = getattr(keras.metrics, f"{prefix}CategoricalCrossentropy")
         metrics.append(cross_entropy("cross_entropy", from_logits=True))
+    is_scanned = keras.backend.backend() == "jax"
+    can_be_long = config.quantizer.target_ratio is None and config.data.image_size is None
     model.compile(
         keras.optimizers.Adam(config.training.learning_rate, epsilon=config.training.epsilon),
         getattr(keras.losses, f"{prefix}CategoricalCrossentropy")(from_logits=True),
         metrics=metrics,
-        steps_per_execution=STEPS_PER_EXECUTION,
+        steps_per_execution=STEPS_OF_A_SCAN if is_scanned and can_be_long else STEPS_PER_EXECUTION,
     )
+    if is_scanned:
+        from study.scan import scan_steps  # needs JAX
+
+        scan_steps(model)
 
 
 def fit(config, model, dataset):

@@ -58,7 +58,7 @@ STUDY = """
     grid
     environment statistics
     records
-    weights
+    weights scan
     training
     gpu
     comparison
