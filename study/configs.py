@@ -40,6 +40,7 @@ PART_OF_FIELD = {
     "bits": "quantizer",
     "precision": "training",
     "distillation": "training",
+    "holdout": "data",
 }
 
 
@@ -68,11 +69,14 @@ class Data(Part):
         dataset: name of a data set of `study.datasets`.
         image_size: height and width of the images, which are augmented; `None` for the data set's own, as they are.
         input_scale: factor of the pixel values, which are at most 255.
+        holdout: how many training examples validate in place of the test set, which is then asked once, at the end;
+            `None` for the thesis's way, where the test set validates.
     """
 
     dataset: str
     image_size: Count | None = None
     input_scale: Number = 1.0
+    holdout: Count | None = None
 
 
 class Quantizer(Part):
@@ -166,6 +170,11 @@ class Config(Part):
             raise ValueError(
                 "Argument `distillation` must be 0 where images are augmented. "
                 f"Received: distillation={self.training.distillation!r}, image_size={self.data.image_size!r}"
+            )
+        if self.training.distillation and self.data.holdout is not None:
+            raise ValueError(
+                "Argument `distillation` must be 0 with a hold-out, since labels of the test set are numbers. "
+                f"Received: distillation={self.training.distillation!r}, holdout={self.data.holdout!r}"
             )
         return self
 

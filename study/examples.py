@@ -10,10 +10,10 @@ VALIDATION_BATCH_SIZE = 1000
 
 def load_dataset(config):
     """Return the data set of `config`, its images of the size that the configuration asks for."""
-    size = config.data.image_size
+    size, holdout = config.data.image_size, config.data.holdout
     if size is None:
-        return datasets.load(config.data.dataset)
-    return datasets.load(config.data.dataset, size=size, train_size=size_to_crop_from(size))
+        return datasets.load(config.data.dataset, holdout=holdout)
+    return datasets.load(config.data.dataset, size=size, train_size=size_to_crop_from(size), holdout=holdout)
 
 
 def batches(config, dataset):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lqs.file.atomic import write_atomically
 from study.configs import PART_OF_FIELD, Config
-from study.environment import CHANGED_IN
+from study.environment import CHANGED_IN, TARGETS_CHANGED_IN
 from study.paths import PUBLISHED, RUNS
 
 PUBLISHED_QUANTITIES = ("accuracy", "unique", "min", "max", "zip_megabytes")
@@ -46,7 +46,9 @@ def read_record(config, root=RUNS):
 
 def is_stale(record):
     """Return whether a record is of a version with other bits in the training steps of its method than today."""
-    return record["environment"].get("records_version", 0) < CHANGED_IN.get(record["config"]["method"], 0)
+    config, version = record["config"], record["environment"].get("records_version", 0)
+    has_target = config.get("target_ratio") is not None
+    return version < max(CHANGED_IN.get(config["method"], 0), TARGETS_CHANGED_IN if has_target else 0)
 
 
 def read_current_record(config, root=RUNS):

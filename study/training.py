@@ -97,13 +97,27 @@ def train(config, root=RUNS, weights=WEIGHTS):
 
 def describe(config, model, history, environment):
     """Return the record of a run: its configuration, and what is known of the trained `model`."""
+    last = {key: values[-1] for key, values in history.items()}
     return {
         "config": config.flat(),
         "environment": environment,
         "history": history,
-        "final": {**{key: values[-1] for key, values in history.items()}, **final_statistics(model)},
+        "final": {**last, **_on_the_test_set(config, model), **final_statistics(model)},
         "parameters": [parameter_statistics(*pair) for pair in quantized_parameters(model)],
     }
+
+
+def _on_the_test_set(config, model):
+    """Return the loss and the metrics of a trained model on the test set, `{}` if this was what validated."""
+    if config.data.holdout is None:
+        return {}
+    examples = batches(config, load_dataset(config.replace(holdout=None)))["validation_data"]
+    if isinstance(examples, tuple):
+        values = model.evaluate(*examples, VALIDATION_BATCH_SIZE, verbose=0, return_dict=True)
+    else:
+        values = model.evaluate(examples, verbose=0, return_dict=True)
+    values.setdefault("cross_entropy", values["loss"])
+    return {f"test_{name}": float(f"{value:.6g}") for name, value in values.items()}
 
 
 def with_soft_labels(config, dataset, root=RUNS, weights=WEIGHTS):

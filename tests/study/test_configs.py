@@ -39,6 +39,7 @@ OTHER_VALUES = {
     "bits": 4,
     "precision": "tensorfloat32",
     "distillation": 0.5,
+    "holdout": 300,
 }
 
 
@@ -62,7 +63,7 @@ def test_field_at_its_default_leaves_the_id(config):
     defaults = {"rounding": "floor", "update_stalled": True, "epsilon": 1e-7, "backend": "jax"}
     defaults |= {"schedule": "constant", "image_size": None, "input_scale": 1.0, "parametrization": "linear"}
     defaults |= {"initial_scale": 100 * 2**-23, "code": "geometric", "target_ratio": None, "bits": None}
-    defaults |= {"precision": "float32", "distillation": 0.0}
+    defaults |= {"precision": "float32", "distillation": 0.0, "holdout": None}
     fields = {name: field for part in (Data, Quantizer, Training, Config) for name, field in part.model_fields.items()}
     optional = {name for name, field in fields.items() if not field.is_required()}
     assert optional - {"strength", "granularity"} == set(defaults)  # the two are in the digest all the same
@@ -178,6 +179,12 @@ def test_augmented_images_have_no_soft_labels():
     message = "`distillation` must be 0 where images are augmented. Received: distillation=0.5, image_size=32"
     with pytest.raises(ValueError, match=message):
         make_config("mnist", "float", distillation=0.5, image_size=32)
+
+
+def test_soft_labels_have_no_hold_out():
+    message = "`distillation` must be 0 with a hold-out, .* Received: distillation=0.5, holdout=300"
+    with pytest.raises(ValueError, match=message):
+        make_config("mnist", "float", distillation=0.5, holdout=300)
 
 
 def test_float_config_is_its_own():

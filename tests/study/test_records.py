@@ -142,6 +142,13 @@ def test_record_of_an_earlier_version_is_stale(tmp_path, monkeypatch):
     assert read_record(config_of(old), tmp_path) == old
 
 
+@pytest.mark.parametrize("target, version, expected", [(None, 3, False), (20, 3, True), (20, 4, False)])
+def test_record_of_a_superseded_target_is_stale(target, version, expected):
+    record = make_record()
+    record["config"]["target_ratio"], record["environment"]["records_version"] = target, version
+    assert is_stale(record) == expected
+
+
 def test_table_has_one_row_per_run(tmp_path):
     written = [make_record(strength, method) for method in ("max_bin", "nested") for strength in (0.0, 1e-8)]
     for record in written:
@@ -244,7 +251,7 @@ def assert_is_complete(path):
     names = set(PART_OF_FIELD)
     # After the first runs, which have their defaults.
     added = {"schedule", "image_size", "input_scale", "parametrization", "initial_scale", "code", "target_ratio"}
-    added |= {"bits", "precision", "distillation"}
+    added |= {"bits", "precision", "distillation", "holdout"}
     assert names - added <= set(config) <= names
     assert path == record_path(Config.from_flat(config))
     assert {len(values) for values in history.values()} == {config["epochs"]}

@@ -239,6 +239,19 @@ def test_labels_are_mixed_with_the_answers_of_the_baseline(pretrained, folders):
 
 
 @on_jax
+def test_run_with_a_hold_out(tmp_path):
+    config = digits_config(strength=1e-9, holdout=300)
+    record = training.train(config, weights=tmp_path)
+    digits, held_out = load_dataset(config.replace(holdout=None)), load_dataset(config)
+    assert len(held_out.x_train) == len(digits.x_train) - 300
+    model, final = load(weights_path(config, tmp_path)), record["final"]
+    for data, name in ((held_out, "val_accuracy"), (digits, "test_accuracy")):
+        logits = model.predict(data.x_test.astype("float32"), verbose=0)
+        assert final[name] == pytest.approx(np.mean(logits.argmax(axis=1) == data.y_test), abs=1e-6)
+    assert "test_accuracy" not in record["history"] and final["test_cross_entropy"] == final["test_loss"]
+
+
+@on_jax
 def test_run_with_soft_labels(pretrained, folders, tmp_path):
     config = pretrained[0].replace(method="difference", strength=1e-8, regime="scratch", distillation=0.5)
     record = training.train(config, tmp_path, folders[1])
