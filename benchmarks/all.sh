@@ -25,6 +25,10 @@ KERAS_BACKEND=jax python benchmarks/step_time.py mnist 2>/dev/null
 KERAS_BACKEND=tensorflow python benchmarks/step_time.py mnist --rounds 15 2>/dev/null
 KERAS_BACKEND=tensorflow python benchmarks/step_time.py cifar10 --rounds 5 2>/dev/null
 
+section "An epoch"
+KERAS_BACKEND=jax python benchmarks/epochs.py 2>/dev/null
+KERAS_BACKEND=tensorflow python benchmarks/epochs.py 2>/dev/null
+
 section "Files"
 KERAS_BACKEND=jax python benchmarks/files.py 2>/dev/null
 KERAS_BACKEND=jax python benchmarks/packing.py 2>/dev/null

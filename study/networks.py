@@ -35,6 +35,32 @@ def dense_network(input_shape, num_classes):
     )
 
 
+def gelu_network(input_shape, num_classes):
+    """Return the dense network with no input and no unit that is exactly 0: pixels from -1 to 1, GELU in place of ReLU.
+
+    In `dense_network`, a dark pixel or a unit below 0 gives its weights a gradient of exactly 0.
+
+    Args:
+        input_shape: shape of one image, `(height, width, channels)`, pixel values up to 255.
+        num_classes: number of outputs, logits as in `dense_network`.
+
+    Example:
+
+    >>> gelu_network((28, 28, 1), 10).count_params()
+    101770
+    """
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            layers.Rescaling(1 / 127.5, -1.0),
+            layers.Flatten(),
+            layers.Dense(128, "gelu", **_initializers(), name="hidden"),
+            layers.Dense(num_classes, **_initializers(), name="output"),
+        ],
+        name="dense_gelu",
+    )
+
+
 def cifar10_network(input_shape, num_classes):
     """Return the thesis's CIFAR-10 network: three blocks of two convolutions, then two dense layers (section 4.1).
 
@@ -101,6 +127,7 @@ def is_convolution(layer, variable):
 # name of the network: (function that makes it, which parameters are quantized)
 NETWORKS = {
     "dense": (dense_network, is_not_normalization),
+    "dense_gelu": (gelu_network, is_not_normalization),
     "cifar10": (cifar10_network, is_convolution),
     "imagenette": (imagenette_network, is_convolution),
 }
