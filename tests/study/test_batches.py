@@ -178,3 +178,15 @@ def test_figures_executes_every_notebook_again(checkout):
     assert sorted(executed) == notebooks
     assert re.search(rf"^notebook +{len(notebooks)}$", output, re.MULTILINE), output
     assert re.search(rf"^total +{len(notebooks) + 1}$", output, re.MULTILINE), output  # and `figures`: no curve
+
+
+@pytest.mark.parametrize("error, num_tries", [("nbclient.exceptions.DeadKernelError: Kernel died", 2), ("ValueError", 1)])
+def test_a_kernel_that_dies_is_tried_once_more(checkout, error, num_tries):
+    (checkout.folder / ".venv" / "bin").mkdir()
+    papermill = checkout.folder / ".venv" / "bin" / "papermill"  # in place of the installed one
+    papermill.write_text(f"#!/bin/sh\necho try >> {checkout.folder}/tries\necho {error}\nexit 1\n")
+    papermill.chmod(0o755)
+    (checkout.folder / "grid.yaml").write_text(yaml.safe_dump({"good": [{**CURVE, "strengths": [0]}]}))
+    code, output = checkout.make("runs")
+    assert code != 0 and error in output  # the log of what failed is shown
+    assert (checkout.folder / "tries").read_text() == num_tries * "try\n"

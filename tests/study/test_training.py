@@ -1,7 +1,10 @@
 """Tests of `study.training`: short runs on scikit-learn's digits, on the backend in use."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -236,6 +239,28 @@ def test_labels_are_mixed_with_the_answers_of_the_baseline(pretrained, folders):
     np.testing.assert_allclose(soft.y_train, expected, atol=1e-4)
     np.testing.assert_array_equal(soft.y_test.argmax(axis=1), digits.y_test)
     assert soft.x_train is digits.x_train
+
+
+IN_ANOTHER_PROCESS = """
+import os, pathlib, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+from study.configs import make_config
+from study.training import run
+run(make_config("digits", "nested", 1e-9, "row", protocol="smoke", epochs=2), *map(pathlib.Path, sys.argv[1:]))
+"""
+
+
+@on_jax
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are chosen on Linux alone")
+def test_same_seed_gives_the_same_integers_in_another_process(nested, folders, tmp_path):
+    """With another seed of hashes and on one core."""
+    config, record = nested
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    places = tmp_path / "runs", tmp_path / "weights"
+    subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, *places], env=environment, check=True)
+    other = read_record(config, places[0])
+    assert {**other, "environment": None} == {**record, "environment": None}
+    assert weights_path(config, places[1]).read_bytes() == weights_path(config, folders[1]).read_bytes()
 
 
 @on_jax
