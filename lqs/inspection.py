@@ -12,7 +12,7 @@ from lqs.penalties import Penalty
 from lqs.quantizer import NestedQuantization
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from lqs.tables import Summary
 
 LARGEST_RATIO = np.nextafter(np.float32(2**31), np.float32(0))  # of which the integer is an int32
 
@@ -141,17 +141,20 @@ def integer_statistics(arrays: list[np.ndarray]) -> dict[str, float]:
     }
 
 
-def summary(model: keras.layers.Layer) -> "pd.DataFrame":
+def summary(model: keras.layers.Layer) -> "Summary":
     """Return a table with one row per quantized parameter of a built layer or model.
 
     Columns: `parameter` (path), `shape`, `granularity`, `scale_min`, `scale_max`, `unique`, `min`, `max` (of the
-    integers), `entropy_bits` (per element) and `zeros` (share of zeros).
+    integers), `zeros` (share of zeros), `entropy_bits` (per element) and `note`: `"all zero"`, or `"full range"` where
+    the integers have `bits` and reach both ends, so that elements may be clipped.
+
+    What is displayed, in a terminal or a notebook, is shorter than what the table holds.
 
     Args:
         model: a built layer or model, made of `lqs` layers or by `lqs.quantize`.
 
     Returns:
-        `pandas.DataFrame`, empty if nothing is quantized.
+        `lqs.tables.Summary`, a `pandas.DataFrame`, empty if nothing is quantized.
 
     Raises:
         ValueError: if `model` is not a Keras layer, or its integers are not those that it computes with: variables that
@@ -168,25 +171,28 @@ def summary(model: keras.layers.Layer) -> "pd.DataFrame":
         shape granularity  unique  entropy_bits
     0  (4, 3)      scalar       1           0.0
     """
-    import pandas as pd
+    from lqs.tables import COLUMNS, Summary
 
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"Argument `model` must be a Keras layer or model. Received: model={model!r}")
     check_values(model)
     warn_of_stuck_scales(model)
     rows = [_summary_row(variable, quantizer) for variable, quantizer in quantized_parameters(model)]
-    return pd.DataFrame(rows)
+    return Summary(rows, columns=COLUMNS)
 
 
 def _summary_row(variable: keras.Variable, quantizer: NestedQuantization) -> dict[str, Any]:
     integers, scale = to_numpy(quantizer.integers(variable.value)), to_numpy(quantizer.scale)
+    statistics, levels = integer_statistics([integers]), quantizer.levels
+    is_full = levels is not None and (statistics["min"], statistics["max"]) == tuple(levels)
     return {
         "parameter": variable.path,
         "shape": tuple(variable.shape),
         "granularity": quantizer.granularity,
         "scale_min": float(scale.min()),
         "scale_max": float(scale.max()),
-        **integer_statistics([integers]),
+        **statistics,
+        "note": "all zero" if statistics["zeros"] == 1 else "full range" * is_full,
     }
 
 

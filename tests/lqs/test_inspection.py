@@ -98,6 +98,7 @@ def test_summary_of_the_thesis_layer(layer):
         "max": 9,
         "zeros": 0,
         "entropy_bits": 2,
+        "note": "",
     }
     assert (bias["shape"], bias["zeros"], bias["entropy_bits"], bias["scale_max"]) == ((2,), 0.5, 1, 0.5)
 
@@ -126,6 +127,20 @@ def test_summary_of_a_quantized_model():
     assert table["unique"].tolist()[:2] == [4, 2] and table["unique"].tolist()[3] == 1
     assert table["zeros"].tolist()[3] == 1  # the bias begins as zeros
     assert (table["scale_min"] == 0.5).all() and (table["scale_max"] == 0.5).all()
+
+
+@pytest.mark.once
+def test_summary_marks_what_is_all_zero_or_at_full_range():
+    """With a scale of one and three bits: -4 and 3 are the outermost integers."""
+    kernels = {"zero": [0.2, -0.3], "full": [-9.0, 3.0], "inside": [-3.0, 3.0]}
+    layers = [keras.layers.Dense(1, use_bias=False) for _ in kernels]
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, [layer(inputs) for layer in layers])
+    model.set_weights([np.reshape(kernel, (2, 1)) for kernel in kernels.values()])
+    quantized = lqs.quantize(model, lqs.NestedQuantization(rounding="nearest", bits=3, initial_scale="max"))
+    for quantizer in nested_layers(quantized):
+        quantizer.scale_weight.assign([[0.0]])  # a logarithm
+    assert summary(quantized)["note"].tolist() == ["all zero", "full range", ""]
 
 
 @pytest.mark.once
