@@ -24,7 +24,7 @@ def test_display(table, monkeypatch):
     assert repr(table).splitlines() == [
         "parameter                                shape scale integers unique bits zeros     note",
         "first/kernel                               2×2   0.5     -3…2      4 2.00   25%         ",
-        "a_layer_whose_name_is_long_second/kernel   2×1   0.5       0      1 0.00  100% all zero",
+        "a_layer_whose_name_is_long_second/kernel   2×1   0.5        0      1 0.00  100% all zero",
         "6 parameters in 2 tensors, 1.33 bits each, 50% zeros",
     ]
 
