@@ -109,7 +109,8 @@ class TargetSize(keras.callbacks.Callback):
         if self.target <= fixed:
             raise ValueError(
                 f"The requested size must be more than the {fixed:,} bytes of what is not integers: header, scales and "
-                f"parameters that are not quantized. Received: {self.target:,.0f} bytes"
+                f"parameters that are not quantized; that is a ratio below {self.float_bytes / fixed:.1f}. "
+                f"Received: {self.target:,.0f} bytes"
             )
         self.first_size = self.epoch_size = self.size.packed
         self.is_held = self._is_met(self.first_size)  # with the rates that the model has

@@ -1,5 +1,6 @@
 """Inspection: what a quantized model consists of, and tables of its integers and scales."""
 
+import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from lqs.layers import QuantizedParameters
 from lqs.parts import Tensor
 from lqs.penalties import Penalty
 from lqs.quantizer import NestedQuantization
+from lqs.scales import MIN_SCALE
 
 if TYPE_CHECKING:
     from lqs.tables import Summary
@@ -74,7 +76,11 @@ def set_shares(model: keras.layers.Layer) -> None:
 
 
 def warn_of_stuck_scales(model: keras.layers.Layer) -> None:
-    """Warn if a model has been trained, and all scales that training should change have their initial values."""
+    """Warn if all scales that training should change have their initial values, or if some clip for good.
+
+    Below a scale that has fallen to its least one, nearly all elements lie beyond the levels, where neither they nor
+    the scale learn any more.
+    """
     optimizer = getattr(model, "optimizer", None)
     trained = [layer for layer in nested_layers(model) if layer.is_scale_trained]
     if optimizer is None or int(to_numpy(optimizer.iterations)) == 0 or not trained:
@@ -86,6 +92,24 @@ def warn_of_stuck_scales(model: keras.layers.Layer) -> None:
             "`lqs.CodeLengthPenalty`.",
             stacklevel=3,
         )
+    for variable, quantizer in quantized_parameters(model):
+        if num_lost := _num_lost_scales(variable, quantizer):
+            warnings.warn(
+                f"Of {variable.path}, {num_lost:,} of {math.prod(quantizer.scale.shape):,} scales have fallen to the "
+                f"least one in training, and nearly all of their elements are clipped. Train with "
+                "`parametrization='log'`, or with a smaller learning rate.",
+                stacklevel=3,
+            )
+
+
+def _num_lost_scales(variable: keras.Variable, quantizer: NestedQuantization) -> int:
+    """Return how many scales are the least one, with more than half of their elements beyond the levels."""
+    if quantizer.levels is None or not quantizer.is_scale_trained:
+        return 0
+    scale, highest = to_numpy(quantizer.scale), quantizer.levels[1]
+    is_beyond = np.abs(to_numpy(variable.value)) > (highest + 1) * scale
+    share = np.mean(is_beyond, axis=quantizer.sharing_axes, keepdims=True)
+    return int(np.count_nonzero((share > 0.5) & (scale < 1.01 * MIN_SCALE)))
 
 
 def model_integers(model: keras.layers.Layer) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ from lqs.inspection import (
     summary,
     to_numpy,
 )
+from lqs.scales import MIN_SCALE
 
 # With scale 1/2: floor(P / s) is [[1, 2], [-1, 4]] and [-1, 0].
 KERNEL = np.array([[0.7, 1.0], [-0.1, 2.4]], "float32")
@@ -294,4 +295,23 @@ def test_scales_that_have_not_changed_in_training(look, tmp_path):
         look(model, *arguments)
         model.fit(x, x[:, :3], epochs=2, verbose=0)
         with pytest.warns(UserWarning, match="No scale has changed") if is_warned else contextlib.nullcontext():
+            look(model, *arguments)
+
+
+@pytest.mark.parametrize("look", [lqs.summary, lqs.save])
+def test_scales_that_have_fallen_to_the_least(look, tmp_path):
+    """Of two columns that are clipped there and one of zeros; no word before training, nor without clipping."""
+    arguments = [tmp_path / "model.lqs"] if look is lqs.save else []
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="only")])
+    network.set_weights([np.array([[1.0, 0.9, 0.0], [0.8, 0.7, 0.0]]), np.zeros(3)])
+    for bits, is_warned in [(3, True), (None, False)]:
+        settings = {"rounding": "nearest", "bits": bits, "initial_scale": 0.5, "parametrization": "linear"}
+        model = lqs.quantize(network, lqs.NestedQuantization("column", lqs.StraightThrough(), **settings), None)
+        model.compile(keras.optimizers.SGD(0.0), "mse", **UNTRACED)
+        quantizer = nested_layers(model)[0]
+        quantizer.scale_weight.assign([[MIN_SCALE] * 3])
+        look(model, *arguments)
+        model.fit(np.ones((4, 2)), np.ones((4, 3)), verbose=0)
+        message = "Of only/kernel, 2 of 3 scales have fallen to the least one in training, and nearly all"
+        with pytest.warns(UserWarning, match=message) if is_warned else contextlib.nullcontext():
             look(model, *arguments)
