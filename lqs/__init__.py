@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lqs.comparison import compare as compare
     from lqs.compression import compress as compress
     from lqs.control import TargetSize as TargetSize
     from lqs.conversion import dequantize as dequantize
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from lqs.penalties import InversePenalty as InversePenalty
     from lqs.penalties import MaxBinPenalty as MaxBinPenalty
     from lqs.penalties import Penalty as Penalty
+    from lqs.plots import plot_integers as plot_integers
+    from lqs.plots import plot_sizes as plot_sizes
     from lqs.quantizer import NestedQuantization as NestedQuantization
     from lqs.rounding import Rounding as Rounding
     from lqs.rules import Frozen as Frozen
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from lqs.scales import MIN_SCALE as MIN_SCALE
 
 _MODULES = {
+    "lqs.comparison": ["compare"],
     "lqs.compression": ["compress"],
     "lqs.control": ["TargetSize"],
     "lqs.conversion": ["dequantize", "quantize"],
@@ -53,6 +57,7 @@ _MODULES = {
     "lqs.inspection": ["summary"],
     "lqs.layers": ["QuantConv2D", "QuantDense"],
     "lqs.penalties": ["CodeLengthPenalty", "DifferencePenalty", "InversePenalty", "MaxBinPenalty", "Penalty"],
+    "lqs.plots": ["plot_integers", "plot_sizes"],
     "lqs.quantizer": ["NestedQuantization"],
     "lqs.rounding": ["Rounding"],
     "lqs.rules": ["Frozen", "GradientRatio", "Rule", "StraightThrough"],

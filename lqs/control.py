@@ -50,9 +50,10 @@ class TargetSize(keras.callbacks.Callback):
     Rates stay where `fit` leaves them, so that another `fit` without the callback goes on changing the size. With it, a
     network that has the size keeps it.
 
-    The logs of every epoch get `file_bytes`, and `val_loss_at_size`, or without validation `loss_at_size`: the loss, or
-    infinity for an epoch that does not end within `tolerance` of the size. Few of the first ones do. The best epoch
-    among the others is kept by callbacks that come after this one:
+    The logs of every epoch, and so the progress bar of `fit`, get `file_bytes`, `file_ratio` (how many times smaller
+    than the float32 parameters that is), `asked_ratio`, and `val_loss_at_size`, or without validation `loss_at_size`:
+    the loss, or infinity for an epoch that does not end within `tolerance` of the size. Few of the first ones do. The
+    best epoch among the others is kept by callbacks that come after this one:
 
         EarlyStopping("val_loss_at_size", mode="min", patience=epochs, restore_best_weights=True)
         ModelCheckpoint(path, "val_loss_at_size", mode="min", save_best_only=True)
@@ -95,25 +96,26 @@ class TargetSize(keras.callbacks.Callback):
         self.bytes, self.ratio, self.num_updates, self.tolerance = bytes, ratio, num_updates, tolerance
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self.penalties, float_bytes = penalties(self.model), fp32_bytes(self.model)
+        self.penalties, self.float_bytes = penalties(self.model), fp32_bytes(self.model)
         rates = [float(penalty.rate) for penalty in self.penalties]
         if not rates or min(rates) <= 0:
             raise ValueError(
                 "Callback `TargetSize` needs a model whose penalties have positive rates to start from, as by "
                 f"`lqs.quantize(model, 'compact')`. Received: rates {sorted(set(rates))}"
             )
-        self.target = self.bytes or float_bytes / self.ratio
+        self.target = self.bytes or self.float_bytes / self.ratio
         self.size = CountedSize(self.model)
         fixed = self.size.fixed_bytes
         if self.target <= fixed:
             raise ValueError(
                 f"The requested size must be more than the {fixed:,} bytes of what is not integers: header, scales and "
-                f"parameters that are not quantized. Received: {self.target:,.0f} bytes"
+                f"parameters that are not quantized; that is a ratio below {self.float_bytes / fixed:.1f}. "
+                f"Received: {self.target:,.0f} bytes"
             )
         self.first_size = self.epoch_size = self.size.packed
         self.is_held = self._is_met(self.first_size)  # with the rates that the model has
         if not self.is_held and all(isinstance(penalty, CodeLengthPenalty) for penalty in self.penalties):
-            first = FIRST_RATE * (float_bytes / self.target) ** FIRST_EXPONENT
+            first = FIRST_RATE * (self.float_bytes / self.target) ** FIRST_EXPONENT
             factor = first / math.exp(statistics.fmean(map(math.log, rates)))
             rates = [factor * rate for rate in rates]
             for penalty, rate in zip(self.penalties, rates, strict=True):
@@ -143,7 +145,9 @@ class TargetSize(keras.callbacks.Callback):
         if logs:
             loss = "val_loss" if "val_loss" in logs else "loss"
             at_size = logs.get(loss, math.inf) if self._is_met(self.epoch_size) else math.inf
-            logs |= {"file_bytes": self.epoch_size, f"{loss}_at_size": at_size}
+            size, ratio = self.epoch_size, self.float_bytes / self.epoch_size
+            logs |= {"file_bytes": size, "file_ratio": ratio, "asked_ratio": self.float_bytes / self.target}
+            logs[f"{loss}_at_size"] = at_size
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self.last is None:

@@ -1,5 +1,6 @@
 """Inspection: what a quantized model consists of, and tables of its integers and scales."""
 
+import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ from lqs.layers import QuantizedParameters
 from lqs.parts import Tensor
 from lqs.penalties import Penalty
 from lqs.quantizer import NestedQuantization
+from lqs.scales import MIN_SCALE
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from lqs.tables import Summary
 
 LARGEST_RATIO = np.nextafter(np.float32(2**31), np.float32(0))  # of which the integer is an int32
 
@@ -74,7 +76,11 @@ def set_shares(model: keras.layers.Layer) -> None:
 
 
 def warn_of_stuck_scales(model: keras.layers.Layer) -> None:
-    """Warn if a model has been trained, and all scales that training should change have their initial values."""
+    """Warn if all scales that training should change have their initial values, or if some clip for good.
+
+    Below a scale that has fallen to its least one, nearly all elements lie beyond the levels, where neither they nor
+    the scale learn any more.
+    """
     optimizer = getattr(model, "optimizer", None)
     trained = [layer for layer in nested_layers(model) if layer.is_scale_trained]
     if optimizer is None or int(to_numpy(optimizer.iterations)) == 0 or not trained:
@@ -86,6 +92,24 @@ def warn_of_stuck_scales(model: keras.layers.Layer) -> None:
             "`lqs.CodeLengthPenalty`.",
             stacklevel=3,
         )
+    for variable, quantizer in quantized_parameters(model):
+        if num_lost := _num_lost_scales(variable, quantizer):
+            warnings.warn(
+                f"Of {variable.path}, {num_lost:,} of {math.prod(quantizer.scale.shape):,} scales have fallen to the "
+                f"least one in training, and nearly all of their elements are clipped. Train with "
+                "`parametrization='log'`, or with a smaller learning rate.",
+                stacklevel=3,
+            )
+
+
+def _num_lost_scales(variable: keras.Variable, quantizer: NestedQuantization) -> int:
+    """Return how many scales are the least one, with more than half of their elements beyond the levels."""
+    if quantizer.levels is None or not quantizer.is_scale_trained:
+        return 0
+    scale, highest = to_numpy(quantizer.scale), quantizer.levels[1]
+    is_beyond = np.abs(to_numpy(variable.value)) > (highest + 1) * scale
+    share = np.mean(is_beyond, axis=quantizer.sharing_axes, keepdims=True)
+    return int(np.count_nonzero((share > 0.5) & (scale < 1.01 * MIN_SCALE)))
 
 
 def model_integers(model: keras.layers.Layer) -> dict[str, np.ndarray]:
@@ -141,17 +165,20 @@ def integer_statistics(arrays: list[np.ndarray]) -> dict[str, float]:
     }
 
 
-def summary(model: keras.layers.Layer) -> "pd.DataFrame":
+def summary(model: keras.layers.Layer) -> "Summary":
     """Return a table with one row per quantized parameter of a built layer or model.
 
     Columns: `parameter` (path), `shape`, `granularity`, `scale_min`, `scale_max`, `unique`, `min`, `max` (of the
-    integers), `entropy_bits` (per element) and `zeros` (share of zeros).
+    integers), `zeros` (share of zeros), `entropy_bits` (per element) and `note`: `"all zero"`, or `"full range"` where
+    the integers have `bits` and reach both ends, so that elements may be clipped.
+
+    What is displayed, in a terminal or a notebook, is shorter than what the table holds.
 
     Args:
         model: a built layer or model, made of `lqs` layers or by `lqs.quantize`.
 
     Returns:
-        `pandas.DataFrame`, empty if nothing is quantized.
+        `lqs.tables.Summary`, a `pandas.DataFrame`, empty if nothing is quantized.
 
     Raises:
         ValueError: if `model` is not a Keras layer, or its integers are not those that it computes with: variables that
@@ -168,25 +195,28 @@ def summary(model: keras.layers.Layer) -> "pd.DataFrame":
         shape granularity  unique  entropy_bits
     0  (4, 3)      scalar       1           0.0
     """
-    import pandas as pd
+    from lqs.tables import COLUMNS, Summary
 
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"Argument `model` must be a Keras layer or model. Received: model={model!r}")
     check_values(model)
     warn_of_stuck_scales(model)
     rows = [_summary_row(variable, quantizer) for variable, quantizer in quantized_parameters(model)]
-    return pd.DataFrame(rows)
+    return Summary(rows, columns=COLUMNS)
 
 
 def _summary_row(variable: keras.Variable, quantizer: NestedQuantization) -> dict[str, Any]:
     integers, scale = to_numpy(quantizer.integers(variable.value)), to_numpy(quantizer.scale)
+    statistics, levels = integer_statistics([integers]), quantizer.levels
+    is_full = levels is not None and (statistics["min"], statistics["max"]) == tuple(levels)
     return {
         "parameter": variable.path,
         "shape": tuple(variable.shape),
         "granularity": quantizer.granularity,
         "scale_min": float(scale.min()),
         "scale_max": float(scale.max()),
-        **integer_statistics([integers]),
+        **statistics,
+        "note": "all zero" if statistics["zeros"] == 1 else "full range" * is_full,
     }
 
 

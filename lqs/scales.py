@@ -302,14 +302,18 @@ class Scale:
             self.assign(ops.where(scale == 0.0, RANGE_OF_ZEROS / highest, scale))
 
     def warn_of_loss(self, parameter: Tensor, clips: bool) -> None:
-        """Warn if the initial scale makes all of the parameter 0, or, given as a number, clips much of it."""
-        ratio = ops.stop_gradient(parameter / ops.cast(self.value, parameter.dtype))
-        loss, what = None, f"of a parameter of the shape {tuple(parameter.shape)}"
-        if 0 < float(ops.max(ops.abs(ratio), initial=0.0)) < MUCH_TOO_SMALL:
+        """Warn if the initial scale makes all of the parameter 0, or, given as a number, clips much of it.
+
+        By NumPy: JAX would compile each operation for each shape, which took as long as all else of `lqs.quantize`.
+        """
+        parameter, scale = (np.asarray(ops.convert_to_numpy(ops.stop_gradient(t))) for t in (parameter, self.value))
+        ratio = parameter / scale
+        loss, what = None, f"of a parameter of the shape {parameter.shape}"
+        if 0 < np.abs(ratio).max(initial=0.0) < MUCH_TOO_SMALL:
             loss = f"All elements {what} are at most a tenth of their scale, and become 0."
         elif clips and self.levels is not None and not self.follows_parameter:
             lowest, highest = self.levels
-            clipped = float(ops.mean(ops.cast((ratio < lowest - 0.5) | (ratio > highest + 1.0), "float32")))
+            clipped = np.mean((ratio < lowest - 0.5) | (ratio > highest + 1.0))
             if clipped > MAX_CLIPPED:
                 loss = (
                     f"{clipped:.0%} {what} lie beyond the levels {lowest} to {highest} at the scale "

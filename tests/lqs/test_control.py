@@ -322,6 +322,8 @@ def test_best_epoch_among_those_that_meet_the_size(validation, tmp_path):
     logs = model.history.history
     is_met = np.abs(np.array(logs["file_bytes"]) / 1000 - 1) <= 0.03
     assert not is_met[0] and is_met[-1]
+    np.testing.assert_allclose(logs["file_ratio"], fp32_bytes(model) / np.array(logs["file_bytes"]))
+    np.testing.assert_allclose(logs["asked_ratio"], fp32_bytes(model) / 1000)
     np.testing.assert_array_equal(logs[monitored], np.where(is_met, logs[name], np.inf))
     assert file_bytes(model) == logs["file_bytes"][np.argmin(logs[monitored])]
     expected = values(model)
@@ -363,7 +365,7 @@ def test_size_that_cannot_be():
     callback = lqs.TargetSize(bytes=int(fixed))
     with pytest.raises(ValueError, match=f"must be more than the {fixed} bytes.*Received: {fixed} bytes"):
         fit(model, callback)
-    with pytest.raises(ValueError, match="must be more than .* Received: 6 bytes"):
+    with pytest.raises(ValueError, match=r"must be more than .* a ratio below \d+\.\d\. Received: 6 bytes"):
         fit(model, lqs.TargetSize(ratio=1000))
 
 

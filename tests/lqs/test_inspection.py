@@ -20,6 +20,7 @@ from lqs.inspection import (
     summary,
     to_numpy,
 )
+from lqs.scales import MIN_SCALE
 
 # With scale 1/2: floor(P / s) is [[1, 2], [-1, 4]] and [-1, 0].
 KERNEL = np.array([[0.7, 1.0], [-0.1, 2.4]], "float32")
@@ -98,6 +99,7 @@ def test_summary_of_the_thesis_layer(layer):
         "max": 9,
         "zeros": 0,
         "entropy_bits": 2,
+        "note": "",
     }
     assert (bias["shape"], bias["zeros"], bias["entropy_bits"], bias["scale_max"]) == ((2,), 0.5, 1, 0.5)
 
@@ -126,6 +128,20 @@ def test_summary_of_a_quantized_model():
     assert table["unique"].tolist()[:2] == [4, 2] and table["unique"].tolist()[3] == 1
     assert table["zeros"].tolist()[3] == 1  # the bias begins as zeros
     assert (table["scale_min"] == 0.5).all() and (table["scale_max"] == 0.5).all()
+
+
+@pytest.mark.once
+def test_summary_marks_what_is_all_zero_or_at_full_range():
+    """With a scale of one and three bits: -4 and 3 are the outermost integers."""
+    kernels = {"zero": [0.2, -0.3], "full": [-9.0, 3.0], "inside": [-3.0, 3.0]}
+    layers = [keras.layers.Dense(1, use_bias=False) for _ in kernels]
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, [layer(inputs) for layer in layers])
+    model.set_weights([np.reshape(kernel, (2, 1)) for kernel in kernels.values()])
+    quantized = lqs.quantize(model, lqs.NestedQuantization(rounding="nearest", bits=3, initial_scale="max"))
+    for quantizer in nested_layers(quantized):
+        quantizer.scale_weight.assign([[0.0]])  # a logarithm
+    assert summary(quantized)["note"].tolist() == ["all zero", "full range", ""]
 
 
 @pytest.mark.once
@@ -279,4 +295,23 @@ def test_scales_that_have_not_changed_in_training(look, tmp_path):
         look(model, *arguments)
         model.fit(x, x[:, :3], epochs=2, verbose=0)
         with pytest.warns(UserWarning, match="No scale has changed") if is_warned else contextlib.nullcontext():
+            look(model, *arguments)
+
+
+@pytest.mark.parametrize("look", [lqs.summary, lqs.save])
+def test_scales_that_have_fallen_to_the_least(look, tmp_path):
+    """Of two columns that are clipped there and one of zeros; no word before training, nor without clipping."""
+    arguments = [tmp_path / "model.lqs"] if look is lqs.save else []
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="only")])
+    network.set_weights([np.array([[1.0, 0.9, 0.0], [0.8, 0.7, 0.0]]), np.zeros(3)])
+    for bits, is_warned in [(3, True), (None, False)]:
+        settings = {"rounding": "nearest", "bits": bits, "initial_scale": 0.5, "parametrization": "linear"}
+        model = lqs.quantize(network, lqs.NestedQuantization("column", lqs.StraightThrough(), **settings), None)
+        model.compile(keras.optimizers.SGD(0.0), "mse", **UNTRACED)
+        quantizer = nested_layers(model)[0]
+        quantizer.scale_weight.assign([[MIN_SCALE] * 3])
+        look(model, *arguments)
+        model.fit(np.ones((4, 2)), np.ones((4, 3)), verbose=0)
+        message = "Of only/kernel, 2 of 3 scales have fallen to the least one in training, and nearly all"
+        with pytest.warns(UserWarning, match=message) if is_warned else contextlib.nullcontext():
             look(model, *arguments)
