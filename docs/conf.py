@@ -28,9 +28,9 @@ myst_heading_anchors = 3
 myst_dmath_double_inline = True
 mathjax_path = "mathjax/tex-chtml.js"
 
+
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-add_module_names = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
@@ -42,13 +42,14 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "show_navbar_depth": 1,
-    "show_toc_level": 2,
     "use_download_button": False,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],
 }
 
 
 def setup(app):
     """Connect what Sphinx calls while it builds."""
+    app.set_html_assets_policy("always")  # the list of pages has mathematics, and every page has that list
     app.connect("autodoc-process-docstring", lambda app, what, name, thing, options, lines: to_rst(lines), priority=1)
     app.connect("build-finished", lambda app, error: error or copy_mathjax(app.outdir))

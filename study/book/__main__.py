@@ -1,9 +1,23 @@
-"""Writes the sources of the book: `python -m study.book FOLDER`."""
+"""Writes the sources of the book: `python -m study.book FOLDER`, on the JAX backend."""
 
 import sys
 from pathlib import Path
 
-from study.book.sources import write_sources
+import lqs
+from study.book.gallery import methods_page, picture
+from study.book.nested import nested_page
+from study.book.pages import PAGES
+from study.book.sources import write, write_sources
+
+
+def main(folder):
+    """Write everything that Sphinx reads into a folder."""
+    write_sources(folder)
+    for name, page in {**PAGES, "methods": methods_page, "nested": nested_page}.items():
+        write(folder / "pages" / f"{name}.md", page())
+    for method in lqs.methods.METHODS:
+        write(folder / "pages" / f"{method}.svg", picture(method))
+
 
 if __name__ == "__main__":
-    write_sources(Path(sys.argv[1]))
+    main(Path(sys.argv[1]))

@@ -1,12 +1,12 @@
-"""Docstrings of the project as reStructuredText: what is indented is an equation or code, and not a quotation."""
+"""Docstrings of the project as reStructuredText: indented blocks are equations or code, tables stay as they are written."""
 
 import re
 
-SECTION = re.compile(r"(Args|Returns|Raises|Example|Examples|Yields):$")
+SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Example|Examples|Yields):$")
 
 
 def to_rst(lines):
-    """Change the lines of a docstring in place: mark its indented blocks as literal ones.
+    """Change the lines of a docstring in place: mark indented blocks and tables as literal ones.
 
     Sections such as `Args:` are indented as well, and stay: Sphinx's napoleon reads them.
 
@@ -17,18 +17,15 @@ def to_rst(lines):
     >>> lines
     ['The term is', '', '::', '', '    mean(P)', '', 'Args:', '    rate: a number.']
     """
-    found, in_section = [], False
+    found, in_section, in_block = [], False, False
     for line in lines:
         if line and not line.startswith(" "):
             in_section = bool(SECTION.match(line))
-        starts_block = line.startswith("    ") and found and not found[-1] and not in_section
-        if starts_block and not _in_literal(found):
+        is_table = line.startswith("|")
+        is_literal = is_table or (line.startswith("    ") and not in_section and (in_block or not "".join(found[-1:])))
+        if line and is_literal and not in_block:
             found += ["::", ""]
-        found.append(line)
+        if line:
+            in_block = is_literal
+        found.append("    " + line if is_table else line)
     lines[:] = found
-
-
-def _in_literal(lines):
-    """Return whether the block that is not indented any less ended a literal one: a blank line inside of an equation."""
-    before = [line for line in lines if line]
-    return bool(before) and before[-1].startswith("    ")

@@ -6,7 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from study.paths import NOTEBOOKS, ROOT
+from study.book.notebooks import caption_before, drawn_figures, plain
+from study.paths import ROOT
 
 # Caption and pages, in reading order, by their paths in the checkout without suffix. `pages/` is written by `study.book`.
 CONTENTS = {
@@ -33,7 +34,7 @@ CONTENTS = {
         "notebooks/16_your_own_network",
         "notebooks/17_leaderboard",
     ],
-    "Results": ["docs/claims", "pages/figures", "pages/tables", "pages/methods"],
+    "Results": ["docs/claims", "pages/summaries", "pages/figures", "pages/tables", "pages/methods"],
     "Guides": [
         "docs/guides/compress",
         "docs/guides/target_size",
@@ -63,6 +64,11 @@ def address():
 def pages():
     """Return the paths of all pages but the first, without suffix, in the order of the book."""
     return [page for group in CONTENTS.values() for page in group]
+
+
+def notebooks():
+    """Return the names of the notebooks in reading order."""
+    return [Path(page).name for page in pages() if (ROOT / f"{page}.ipynb").exists()]
 
 
 def write_sources(folder):
@@ -98,35 +104,21 @@ def contents():
 def prepare_notebook(text, path):
     """Return a notebook's JSON, prepared: links and citations, set-up and drawing folded away, texts for its images."""
     notebook = json.loads(text)
-    caption = ""
-    for cell in notebook["cells"]:
+    cells = []
+    for number, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             cell["source"] = prepare_text(source, path)
-            caption = caption_of(source) or caption
         elif cell["cell_type"] == "code":
-            if "os.environ" in source or "save(figure" in source:
-                cell["metadata"].setdefault("tags", []).append("hide-input")
-            cell["metadata"]["mystnb"] = {"image": {"alt": plain(caption)}}
-    return json.dumps(notebook, ensure_ascii=False, indent=1)
-
-
-def caption_of(source):
-    """Return the last paragraph of a cell that is neither a heading nor a list: what introduces the figure after it."""
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", source.strip())]
-    texts = [part for part in paragraphs if not re.match(r"[#<|\-\d$]", part)]
-    return texts[-1] if texts else ""
-
-
-def plain(text):
-    """Return Markdown as plain text, for those who hear a page.
-
-    Example:
-
-    >>> plain("**Figure 2.4.** At $s$, `floor` [gysel2018].")
-    'Figure 2.4. At s, floor [gysel2018].'
-    """
-    return re.sub(r"[*`$\\]|(?<!\w)_|_(?!\w)", "", text)
+            names = [name for name, place in drawn_figures().items() if place == (path.stem, number)]
+            if names or "os.environ" in source:
+                cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
+            if names:
+                targets = "\n".join(f"(figure-{name})=" for name in names)
+                cells.append({"cell_type": "markdown", "id": f"figures-{number}", "metadata": {}, "source": targets})
+            cell["metadata"]["mystnb"] = {"image": {"alt": plain(caption_before(path.stem, number))}}
+        cells.append(cell)
+    return json.dumps({**notebook, "cells": cells}, ensure_ascii=False, indent=1)
 
 
 def prepare_text(text, path):
