@@ -12,9 +12,7 @@ copyright = "The lqs developers"  # as a footer has it
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 root_doc = "index"
-exclude_patterns = []
 default_role = "code"  # docstrings have `names` in single backticks
-suppress_warnings = []
 
 # Notebooks as they are stored: nothing is executed, and no widget asks another host for its JavaScript.
 nb_execution_mode = "off"
@@ -37,6 +35,7 @@ napoleon_use_rtype = False
 html_theme = "sphinx_book_theme"
 html_title = "lqs"
 html_static_path = ["static"]
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system has it
 html_css_files = ["book.css"]
 html_copy_source = False
 html_show_sourcelink = False

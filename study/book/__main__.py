@@ -5,7 +5,7 @@ from pathlib import Path
 
 import lqs
 from study.book.gallery import methods_page, picture
-from study.book.nested import nested_page
+from study.book.nested import nested_figure
 from study.book.pages import PAGES
 from study.book.sources import write, write_sources
 
@@ -13,8 +13,11 @@ from study.book.sources import write, write_sources
 def main(folder):
     """Write everything that Sphinx reads into a folder."""
     write_sources(folder)
-    for name, page in {**PAGES, "methods": methods_page, "nested": nested_page}.items():
+    for name, page in {**PAGES, "methods": methods_page}.items():
         write(folder / "pages" / f"{name}.md", page())
+    html, table = nested_figure()
+    write(folder / "pages/nested.html", html)
+    write(folder / "pages/nested.txt", table)
     for method in lqs.methods.METHODS:
         write(folder / "pages" / f"{method}.svg", picture(method))
 

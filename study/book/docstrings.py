@@ -1,4 +1,4 @@
-"""Docstrings of the project as reStructuredText: indented blocks are equations or code, tables stay as they are written."""
+"""Docstrings as reStructuredText: indented blocks are equations or code, tables stay as they are written."""
 
 import re
 
@@ -17,7 +17,8 @@ def to_rst(lines):
     >>> lines
     ['The term is', '', '::', '', '    mean(P)', '', 'Args:', '    rate: a number.']
     """
-    found, in_section, in_block = [], False, False
+    found: list[str] = []
+    in_section = in_block = False
     for line in lines:
         if line and not line.startswith(" "):
             in_section = bool(SECTION.match(line))

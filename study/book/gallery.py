@@ -3,6 +3,7 @@
 It needs the JAX backend, which differentiates the layers.
 """
 
+import importlib
 import inspect
 import io
 import re
@@ -23,6 +24,19 @@ from study.records import read_record, to_table
 
 LEADERBOARD = "17_leaderboard"
 POINTS_LOST = (0.1, 0.5, 1.0)
+INTRODUCTION = """\
+# Published methods
+
+Each method of `lqs.methods`, with
+
+- its paper, its equations and its departures, from its docstrings;
+- one line of code;
+- what it does to numbers from −1 to 1 at the setting of that line, with one scale for all: forwards as in evaluation,
+  backwards as in training;
+- its row of the [leaderboard](/notebooks/17_leaderboard.ipynb): how many times smaller than float32 the whole file of
+  the MNIST network is with at most so many points of accuracy lost. The setting is the smallest within half a point, or
+  the most accurate where none holds.
+"""
 PARAMETER = np.linspace(-1, 1, 401, dtype="float32")
 
 
@@ -105,25 +119,16 @@ def picture(method):
 
 def methods_page():
     """Return the page of the gallery."""
-    lines = [
-        "# Published methods",
-        "",
-        "Each method of `lqs.methods`: its paper, its equations and its departures, from its docstring; one line of code; "
-        "what it does to numbers from −1 to 1, forwards as in evaluation and backwards as in training, at the setting of "
-        "that line, with one scale for all; and its row of the [leaderboard](/notebooks/17_leaderboard.ipynb): MNIST, how "
-        "many times smaller than float32 the whole file is with at most so many points of accuracy lost. The setting is "
-        "the smallest within half a point, or the most accurate where none holds.",
-    ]
+    lines = [INTRODUCTION]
     for method in lqs.methods.METHODS:
         preset = lqs.methods.get(method)
-        module = inspect.getmodule(preset)
-        classes = [
-            thing for thing in vars(module).values() if inspect.isclass(thing) and thing.__module__ == module.__name__
-        ]
+        module = importlib.import_module(preset.__module__)
+        classes = [name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__]
+        classes = [name for name in classes if inspect.isclass(vars(module)[name])]
         given = "".join(f", {name}={value:g}" for name, value in arguments(method).items())
         setting, row = best_setting(method), leaderboard_row(method)
         ratios = " | ".join("none" if pd.isna(ratio) else f"{ratio:.1f}" for ratio in row)
-        summary = module.__doc__.splitlines()[0]
+        summary = (module.__doc__ or method).splitlines()[0]
         heading = re.split(r": | \(|, |\.", summary)[0]
         lines += ["", f"## {heading}", "", summary, ""]
         lines += ["```python", f'small = lqs.quantize(model, "{method}"{given})', "```", ""]
@@ -132,6 +137,6 @@ def methods_page():
         lines += ["| --- " * 6 + "|"]
         lines += [f"| {ratios} | {setting['accuracy']:.2f} | {setting['ratio']:.1f} | {setting['num_seeds']:.0f} |", ""]
         lines += ["```{eval-rst}", f".. autofunction:: {module.__name__}.{preset.__name__}"]
-        lines += [f".. autoclass:: {module.__name__}.{one.__name__}" for one in classes]
+        lines += [f".. autoclass:: {module.__name__}.{name}" for name in classes]
         lines += ["```"]
     return "\n".join(lines) + "\n"

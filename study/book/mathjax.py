@@ -1,7 +1,7 @@
 """MathJax from a package, so that the book's mathematics need no network: one script and its fonts."""
 
 import shutil
-from importlib.util import find_spec
+from importlib import resources
 from pathlib import Path
 
 PACKAGE = "sphinx-mathjax-offline"  # its module has this name, too; of its 24 MB the book needs two
@@ -10,7 +10,7 @@ PARTS = ("tex-chtml.js", "output/chtml/fonts")
 
 def copy_mathjax(folder):
     """Copy what `tex-chtml.js` loads into `_static/mathjax` of a site."""
-    source = Path(find_spec(PACKAGE).submodule_search_locations[0]) / "static/mathjax"
+    source = Path(str(resources.files(PACKAGE))) / "static/mathjax"
     for part in PARTS:
         target = Path(folder) / "_static/mathjax" / part
         target.parent.mkdir(parents=True, exist_ok=True)

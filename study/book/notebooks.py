@@ -5,8 +5,6 @@ import json
 import re
 from functools import cache
 
-import yaml
-
 from study.paths import FIGURES, GRID, NOTEBOOKS
 
 SAVE = re.compile(r"\bsave\(figure, f?\"([^\"]+)\"\)")
@@ -47,17 +45,20 @@ def batches(name):
     """Return the batches of the grid that a notebook's parameters name."""
     parameters = [cell for cell in read_cells(name) if "parameters" in cell["metadata"].get("tags", [])]
     strings = {
-        node.value for cell in parameters for node in ast.walk(ast.parse(source(cell))) if isinstance(node, ast.Constant)
+        node.value
+        for cell in parameters
+        for node in ast.walk(ast.parse(source(cell)))
+        if isinstance(node, ast.Constant)
     }
-    return [batch for batch in yaml.safe_load(GRID.read_text(encoding="utf-8")) if batch in strings]
+    return [batch for batch in re.findall(r"(?m)^([\w-]+):", GRID.read_text(encoding="utf-8")) if batch in strings]
 
 
 @cache
 def drawn_figures():
     """Return `{figure: (notebook, number of the cell)}` of the files in `figures`, in the order of the notebooks.
 
-    A notebook names a figure by a string, or by one with gaps such as `f"{dataset}_terms_pareto"`. A first gap stands for
-    the dataset in the notebook's name, any other for anything; where several fit, the one with the most letters counts.
+    A notebook names a figure by a string, or by one with gaps such as `f"{dataset}_terms_pareto"`. A first gap stands
+    for the dataset in the notebook's name, others for anything; where several fit, that with the most letters counts.
     """
     patterns = []
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
@@ -70,11 +71,10 @@ def drawn_figures():
                 patterns.append((sum(map(len, literals)), pattern, path.stem, number))
     drawn = {}
     for figure in sorted(path.stem for path in FIGURES.glob("*.png")):
-        fitting = [(letters, *place) for letters, pattern, *place in patterns if pattern.fullmatch(figure)]
+        fitting = [(letters, name, place) for letters, pattern, name, place in patterns if pattern.fullmatch(figure)]
         if not fitting:
             raise ValueError(f"Every figure must be drawn by a notebook. Received: {figure}")
-        _, name, number = max(fitting)
-        drawn[figure] = name, number
+        drawn[figure] = max(fitting)[1:]
     return dict(sorted(drawn.items(), key=lambda item: item[1]))
 
 

@@ -6,9 +6,10 @@ import pandas as pd
 from pybtex.database import parse_file
 from pybtex.style.formatting.unsrt import Style
 
-from study.book.notebooks import batches, caption_before, drawn_figures, plain, section, title
+from study.book.notebooks import batches, caption_before, drawn_figures, plain, read_cells, section, source, title
 from study.book.sources import notebooks, prepare_text
 from study.paths import BIBLIOGRAPHY, DATA, NOTEBOOKS
+from study.records import PUBLISHED_QUANTITIES
 
 # Where a notebook says what it has found, in reading order.
 CONCLUSIONS = {
@@ -42,8 +43,8 @@ def figures_page():
     lines = [
         "# Figures",
         "",
-        "Every figure of the companion, by the notebook that draws it. The link under a figure leads to its place there. "
-        "`make figures` draws them all again.",
+        "Every figure of the companion, by the notebook that draws it. The link under a figure leads to its place "
+        "there. `make figures` draws them all again.",
     ]
     drawn = drawn_figures()
     for name in [name for name in notebooks() if name in {notebook for notebook, _ in drawn.values()}]:
@@ -53,7 +54,14 @@ def figures_page():
         for figure, (notebook, number) in drawn.items():
             if notebook == name:
                 caption = caption_before(notebook, number)
-                lines += ["", f"```{{figure}} /figures/{figure}.png", f":alt: {plain(caption)}", "", _of(name, caption), ""]
+                lines += [
+                    "",
+                    f"```{{figure}} /figures/{figure}.png",
+                    f":alt: {plain(caption)}",
+                    "",
+                    _of(name, caption),
+                    "",
+                ]
                 lines += [f"[`{figure}`](#figure-{figure}){of_thesis(figure)}", "```"]
     return "\n".join(lines) + "\n"
 
@@ -83,19 +91,28 @@ def summaries_page():
         "names.",
     ]
     for name, heading in CONCLUSIONS.items():
-        lines += ["", f"## {title(name)}", "", f"[Open the notebook](/notebooks/{name}.ipynb).", "", _of(name, section(name, heading))]
+        lines += [
+            "",
+            f"## {title(name)}",
+            "",
+            f"[Open the notebook](/notebooks/{name}.ipynb).",
+            "",
+            _of(name, section(name, heading)),
+        ]
     return "\n".join(lines) + "\n"
 
 
 def tables_page():
     """Return the page of the tables in `data`."""
-    lines = ["# Tables", "", "The committed tables that notebooks read, beside the run records; what each column is:", ""]
-    lines += ["[Data](/data/README.md)."]
+    lines = ["# Tables", "", "The committed tables that notebooks read, beside the run records."]
+    lines += ["[Data](/data/README.md) says what each column is."]
     for name, (heading, text) in TABLES.items():
         frame = pd.read_csv(DATA / f"{name}.csv", dtype=str, keep_default_na=False)
         if name == "published":
             keys = [column for column in frame if column not in ("quantity", "value")]
-            frame = frame.pivot(index=keys, columns="quantity", values="value").fillna("").reset_index()
+            rows = frame[keys].drop_duplicates()
+            wide = frame.pivot(index=keys, columns="quantity", values="value")[list(PUBLISHED_QUANTITIES)]
+            frame = rows.merge(wide.fillna(""), on=keys)
         if name == "peers":
             frame = frame.astype({"accuracy": float, "file_bytes": int})
             frame = frame.groupby("method", sort=False).agg(
@@ -107,14 +124,14 @@ def tables_page():
 
 
 def table(frame):
-    """Return a table in Markdown.
+    r"""Return a table in Markdown.
 
     Example:
 
     >>> print(table(pd.DataFrame({"bits": [4], "name": ["a|b"]})))
     | bits | name |
     | --- | --- |
-    | 4 | a\\|b |
+    | 4 | a\|b |
     """
     rows = [list(frame), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
@@ -122,7 +139,7 @@ def table(frame):
 
 def references_page():
     """Return the bibliography, each work with its key as a target, and the notebooks that cite it."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+    texts = {name: "\n".join(map(source, read_cells(name))) for name in notebooks()}
     bibliography = parse_file(BIBLIOGRAPHY)
     lines = ["# References", "", "The works that notebooks cite, from `data/references.bib`."]
     for work in Style().format_bibliography(bibliography, sorted(bibliography.entries)):

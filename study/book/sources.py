@@ -1,4 +1,4 @@
-"""Sources of the book: the texts and notebooks of the checkout, in its layout, with their links made those of a site."""
+"""Sources of the book: the texts and notebooks of the checkout, in its layout, with the links of a site."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 from study.book.notebooks import caption_before, drawn_figures, plain
 from study.paths import ROOT
 
-# Caption and pages, in reading order, by their paths in the checkout without suffix. `pages/` is written by `study.book`.
+# Caption and pages, in reading order: their paths in the checkout without suffix. `study.book` writes `pages/`.
 CONTENTS = {
-    "Begin": ["docs/install", "docs/reading", "docs/notation", "pages/nested"],
+    "Begin": ["docs/install", "docs/reading", "docs/notation", "docs/nested"],
     "The thesis": [
         "notebooks/01_networks_and_losses",
         "notebooks/02_quantization",
@@ -134,7 +134,7 @@ def prepare_text(text, path):
 def _linked(text, path):
     parts = CODE.split(text)
     text = "".join(part if CODE.fullmatch(part) else CITATION.sub(_cited, part) for part in parts)
-    return LINK.sub(lambda found: _link(*found.groups(), path), text)
+    return LINK.sub(lambda found: _link(found[1], found[2], found[3], path), text)
 
 
 def _cited(found):
@@ -142,7 +142,7 @@ def _cited(found):
 
 
 def _link(mark, text, target, path):
-    """Return a link of the site: to a page or an image; else to the published file, or, without an address, its name."""
+    """Return a link of the site: to a page or an image; else to the published file, or without an address its name."""
     name, _, anchor = target.partition("#")
     if re.match(r"[a-z]+:", target) or not name:
         return f"{mark}[{text}]({target})"
