@@ -49,7 +49,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 
 def test_every_dependency_is_locked():
-    requirements = [requirement for extra in ("study", "dev", "export") for requirement in EXTRAS[extra]]
+    requirements = [requirement for extra in ("study", "dev", "export", "book") for requirement in EXTRAS[extra]]
     named = {normalized(requirement) for requirement in PROJECT["dependencies"] + requirements}
     assert named - {"lqs"} - {normalized(entry) for entry in lock_entries()} == set()
 

@@ -65,6 +65,7 @@ STUDY = """
     figures
     diagrams
     references
+    book
 """
 
 

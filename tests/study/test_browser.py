@@ -4,7 +4,6 @@ Everything happens on a copy of the notebook and of `lqs` (which knows where fig
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,8 +14,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = "04_nested_layer.ipynb"
-CHROMIUM = shutil.which("chromium")
-DRIVER = shutil.which("chromedriver")
 SECONDS = 300  # that one step may take on a busy machine
 LAB = ["lab", "notebooks"]  # the command of `make lab`
 LAB_OPTIONS = [
@@ -28,40 +25,12 @@ LAB_OPTIONS = [
     "--LabApp.extension_manager=readonly",
 ]
 IDLE = "//*[text()='Python 3 (ipykernel) | Idle']"  # in the status bar; without the kernel's name it shows no kernel
-CHROMIUM_OPTIONS = [
-    "--headless=new",
-    "--no-sandbox",  # which root does not get
-    "--disable-gpu",
-    "--disable-dev-shm-usage",  # small in containers
-    "--disable-quic",
-    "--no-first-run",
-    "--no-proxy-server",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
-    "--window-size=1200,1400",
-]
-
 FIGURE = ".widget-output img"
 HANDLE = ".widget-slider .noUi-handle"
-
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no browser: on Debian and Ubuntu, apt install chromium chromium-driver"
-)
 
 
 def code_cells(path):
     return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-
-
-@pytest.fixture
-def environment(tmp_path):
-    """Variables for processes that find neither the user's settings nor a backend of `make test`."""
-    own = ("JUPYTER", "JPY_", "IPYTHON", "XDG_", "MPLBACKEND", "KERAS_BACKEND")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    (tmp_path / "home").mkdir()
-    return inherited | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path)}
 
 
 @pytest.fixture
@@ -98,20 +67,6 @@ def lab(tmp_path, notebook, environment):
     finally:
         server.terminate()  # it ends its kernels first
         server.wait(60)
-
-
-@pytest.fixture
-def browser(tmp_path, environment, monkeypatch):
-    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
-
-    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")  # selenium would send the driver's commands to a proxy
-    options = ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in [*CHROMIUM_OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(option)
-    driver = Chrome(options, ChromeService(DRIVER, env=environment))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

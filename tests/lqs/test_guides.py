@@ -1,0 +1,36 @@
+"""The code of README and of the guides: every block of a text runs, one after the other, on a small model."""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs/guides").glob("*.md"))]
+on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="`lqs.export` needs TensorFlow")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=on_tensorflow if path.stem == "export" else pytest.mark.once)
+        for path in GUIDES
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The file takes")  # so short a training misses the size
+@pytest.mark.filterwarnings("ignore:In the future `np.object` will be defined:FutureWarning")  # in tf2onnx
+def test_code_runs(path, tmp_path, monkeypatch, rng):
+    monkeypatch.chdir(tmp_path)
+    layers = [keras.Input((64,)), keras.layers.Dense(64, "relu"), keras.layers.Dense(3, "softmax")]
+    keras.Sequential(layers).save("mine.keras")
+    names = {"x_train": rng.normal(size=(96, 64)).astype("float32"), "y_train": np.arange(96) % 3}
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", path.read_text(encoding="utf-8"))
+    assert blocks
+    for block in blocks:
+        block = (
+            block.replace("bytes=20_000", "bytes=2_000").replace("epochs=20", "epochs=2").replace("20 * len", "2 * len")
+        )
+        exec(compile(block, path.name, "exec"), names)
+    assert path.stem not in ("README", "compress") or Path("mine.lqs").exists()
