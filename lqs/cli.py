@@ -13,6 +13,9 @@ import lqs
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW = click.Path(dir_okay=False, path_type=Path)
+INFERENCE_ONLY = click.option(
+    "--inference-only", is_flag=True, help="Leave out what training alone needs; the model cannot be trained on."
+)
 HEADINGS = ("array", "shape", "integers", "unique", "codes", "table", "scale", "values")
 
 
@@ -47,14 +50,15 @@ def info(path: Path) -> None:
     show_default=True,
     help="Type to store what is not quantized in; the smaller ones round it.",
 )
-def pack(path: Path, output: Path | None, float_dtype: str) -> None:
+@INFERENCE_ONLY
+def pack(path: Path, output: Path | None, float_dtype: str, inference_only: bool) -> None:
     """Make a .lqs file of a .keras file."""
     from lqs.file.configuration import read_keras
     from lqs.file.saving import save
     from lqs.inspection import quantized_parameters
 
     output, model = output or path.with_suffix(".lqs"), read_keras(path)
-    save(model, output, float_dtype)
+    save(model, output, float_dtype, inference_only)
     click.echo(f"{output}: {output.stat().st_size:,} bytes, {path.name} has {path.stat().st_size:,}")
     if not quantized_parameters(model):
         click.echo(f"{path.name} is a float model, and pack quantizes nothing: `lqs compress` does.", err=True)
@@ -67,6 +71,7 @@ def pack(path: Path, output: Path | None, float_dtype: str) -> None:
 @click.option("--max-change", type=float, help="Largest share of predictions that change, such as 0.001.")
 @click.option("--ratio", type=float, help="How many times smaller than in float32.")
 @click.option("--bytes", "num_bytes", type=int, help="Size of the file.")
+@INFERENCE_ONLY
 def compress(path: Path, output: Path, calibration: Path | None, num_bytes: int | None, **request: Any) -> None:
     """Make a small .lqs file of a float .keras file, without labels and without training.
 
@@ -79,7 +84,7 @@ def compress(path: Path, output: Path, calibration: Path | None, num_bytes: int 
 
     model = read_keras(path)
     small = compress(model, calibration and read_npz(calibration, model), **request, bytes=num_bytes, verbose=True)
-    save(small, output)
+    save(small, output, inference_only=request["inference_only"])
     click.echo(f"{output}: {output.stat().st_size:,} bytes, {path.name} has {path.stat().st_size:,}")
 
 

@@ -37,7 +37,7 @@ LIBRARY = """
 FILE = """
     atomic layout checks known
     assets configuration bins
-    contexts compiled
+    contexts compiled inference
     ans
     reader
     writer

@@ -6,10 +6,10 @@ import numpy as np
 from lqs.compression.examples import batches_of
 from lqs.compression.layerwise import Network
 from lqs.compression.search import Search
-from lqs.file.sizes import file_bytes, fp32_bytes
+from lqs.file.sizes import fp32_bytes
 
 
-def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=None, verbose=False):
+def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=None, verbose=False, inference_only=False):
     """Return a quantized copy of a trained model, without labels and without training.
 
     Each kernel is rounded for the error of the model's outputs plus a rate times the bits of its integers, row by row,
@@ -39,6 +39,8 @@ def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=Non
         measure: function of two lists of arrays, the outputs of the float and of the quantized model, that
             returns another number for `max_change`.
         verbose: whether to print a line for each trial, and for each parameter of the result.
+        inference_only: whether sizes are those of `lqs.save(..., inference_only=True)`. The result is the same kind of
+            model either way.
 
     Returns:
         A model like those of `lqs.quantize`.
@@ -49,6 +51,7 @@ def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=Non
 
     Example:
 
+    >>> from lqs.file.sizes import file_bytes
     >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(50)])
     >>> small = compress(model, np.random.default_rng(0).normal(size=(90, 20)), bytes=1000)
     >>> file_bytes(small) <= 1000
@@ -63,14 +66,14 @@ def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=Non
     network = Network(model, batches, held_out)
     if not network.parameters:
         raise ValueError(f"Argument `model` must have float parameters to quantize. Received: model {model.name!r}")
-    search = Search(network, measure or (change_of_outputs if x is not None else None), verbose)
+    search = Search(network, measure or (change_of_outputs if x is not None else None), verbose, inference_only)
     if name == "max_change":
         small = search.model_of(search.for_change(value))
     else:
         limit = int(value if name == "bytes" else fp32_bytes(model) / value)
         small = _of_size(search, limit, (name, value))
     if verbose:
-        _report(network, small)
+        _report(network, small, search.file_bytes(small))
     return small
 
 
@@ -118,12 +121,12 @@ def _of_size(search, limit, argument):
     excess = 0
     while True:
         small = search.model_of(search.for_size(limit - excess, argument))
-        if file_bytes(small) <= limit:
+        if (size := search.file_bytes(small)) <= limit:
             return small
-        excess += file_bytes(small) - limit
+        excess += size - limit
 
 
-def _report(network, small):
+def _report(network, small, size):
     weights = network.model.weights
     for index, rounded in network.rounded.items():
         how = "by second moments of its inputs" if rounded.with_moments else "alone"
@@ -132,5 +135,4 @@ def _report(network, small):
             f"{weights[index].path} {tuple(integers.shape)}: {integers.min()} to {integers.max()}, "
             f"{np.mean(integers == 0):.0%} zeros, rounded {how}"
         )
-    size, full = file_bytes(small), fp32_bytes(small)
-    print(f"{size:,} bytes, {full / size:.1f} times smaller")
+    print(f"{size:,} bytes, {fp32_bytes(small) / size:.1f} times smaller")

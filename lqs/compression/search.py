@@ -42,10 +42,11 @@ class Search:
         network: the network.
         measure: function from the float network's outputs and the rounded one's to a number; `None` measures nothing.
         verbose: whether to print a line for each trial.
+        inference_only: the argument of `lqs.save`, for which sizes are.
     """
 
-    def __init__(self, network, measure, verbose):
-        self.network, self.measure, self.verbose = network, measure, verbose
+    def __init__(self, network, measure, verbose=False, inference_only=False):
+        self.network, self.measure, self.verbose, self.inference_only = network, measure, verbose, inference_only
         self.first = FIRST - math.log2(max(1, sum(math.prod(variable.shape) for variable in network.parameters)))
         self.encoded = None
         self.trials = []
@@ -66,18 +67,23 @@ class Search:
         """Return the size of the file of the network as it is now, without making its model each time."""
         if self.encoded is None:
             model = self.model()
-            self.encoded = configuration, _ = encode_model(model)
+            self.encoded = configuration, _ = encode_model(model, inference_only=self.inference_only)
             places = {id(variable): place for place, variable in enumerate(plain_variables(model))}
             scales = {id(quantizer.scale_weight) for _, quantizer in quantized_parameters(model)}
             self.places = [places[id(weight)] for weight in model.weights if id(weight) not in scales]
         configuration, tensors = self.encoded
         changed = {i: encode_integers(rounded.integers, rounded.scale) for i, rounded in self.network.rounded.items()}
-        changed |= {i: encode_numbers(value) for i, value in self.network.others.items()}
+        if not self.inference_only:  # where the file has no statistics of normalization
+            changed |= {i: encode_numbers(value) for i, value in self.network.others.items()}
         tensors = list(tensors)
         for index, (entry, sections) in changed.items():
             known = tensors[self.places[index]][0]
             tensors[self.places[index]] = {"name": known["name"], **entry, "dtype": known["dtype"]}, sections
         return packed_bytes(configuration, tensors)
+
+    def file_bytes(self, model):
+        """Return the size of the file of a model exactly."""
+        return packed_bytes(*encode_model(model, inference_only=self.inference_only))
 
     def model(self):
         """Return the model of integers that the network has now."""

@@ -35,7 +35,7 @@ def configuration_of(model):
             f"Argument `model` must be rebuilt from its configuration: implement `get_config` of "
             f"`{type(model).__name__}`. ({error})"
         ) from error
-    configuration = _mapped(_mapped(configuration, _without_compilation), _without_module)
+    configuration = mapped(mapped(configuration, _without_compilation), _without_module)
     register_classes()
     check_known(configuration, ValueError)
     return configuration
@@ -47,7 +47,7 @@ def model_of(configuration):
     Raises:
         FileFormatError: if there is code in it, or what is neither known nor registered.
     """
-    configuration = _mapped(_mapped(configuration, _without_compilation), _with_module)
+    configuration = mapped(mapped(configuration, _without_compilation), _with_module)
     register_classes()
     check_known(configuration, FileFormatError)
     return keras.saving.deserialize_keras_object(configuration)
@@ -76,11 +76,11 @@ def register_classes():
         importlib.import_module(module.name)
 
 
-def _mapped(part, change):
+def mapped(part, change):
     """Return a copy of a configuration in which every dictionary is changed."""
     if isinstance(part, dict):
-        return change({key: _mapped(value, change) for key, value in part.items()})
-    return [_mapped(value, change) for value in part] if isinstance(part, list | tuple) else part
+        return change({key: mapped(value, change) for key, value in part.items()})
+    return [mapped(value, change) for value in part] if isinstance(part, list | tuple) else part
 
 
 def _is_ours(part):

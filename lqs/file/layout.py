@@ -5,9 +5,10 @@ import zlib
 from pathlib import Path
 
 MAGIC = b"\x93LQS"
-VERSION = 3
-VERSION_WITHOUT_LEVELS = 2
-KNOWN_VERSIONS = (VERSION_WITHOUT_LEVELS, VERSION)
+VERSION = 2
+# Of files in which an entry has this key, the higher version where there are several.
+VERSION_WITH = {"levels": 3, "axes": 4}
+KNOWN_VERSIONS = (VERSION, *VERSION_WITH.values())
 PREFIX = struct.Struct("<4sBII")  # magic, version, bytes of the header: stored, inflated
 CHECKSUM = struct.Struct("<I")
 MAX_HEADER_BYTES = 2**26

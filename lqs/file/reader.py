@@ -205,12 +205,23 @@ def _check_integers(entry):
         check(_is_count(entry["octave"]) and entry["octave"] <= MAX_OCTAVE, f"{name}: bad octave")
         first, last = bins([lowest, highest], entry["octave"])[0].tolist()
         check(first < last and entry["bytes"][0] == last - first + 1 <= MAX_BINS, f"{name}: bad length of the table")
+    check("axes" not in entry or entry["coding"] == "contexts", f"{name}: its coding has no order of axes")
     if entry["coding"] == "contexts":
+        shape = _ordered_shape(entry)
         check(len(shape) > 0 and 0 < math.prod(shape) <= contexts.MAX_ELEMENTS, f"{name}: bad size")
         num_rows = math.prod(shape[:-1])
         check(max(num_rows, shape[-1]) <= contexts.MAX_SIDE, f"{name}: too many rows or columns")
         check(_is_count(entry["line"]) and 2 <= entry["line"] <= max(num_rows, 2), f"{name}: bad line")
         check(max(-lowest, highest) <= contexts.MAX_MAGNITUDE, f"{name}: range too large")
+
+
+def _ordered_shape(entry):
+    """Return the shape of integers with their axes in the order in which contexts have them."""
+    shape = entry["shape"]
+    axes = entry.get("axes", list(range(len(shape))))
+    is_order = isinstance(axes, list) and all(map(_is_count, axes)) and sorted(axes) == list(range(len(shape)))
+    check(is_order, f"{entry['name']}: bad order of axes")
+    return [shape[axis] for axis in axes]
 
 
 def _is_count(value):
@@ -285,11 +296,12 @@ def _fixed(entry, _, section):
 
 
 def _in_contexts(entry, decoder, codes):
-    *rows, num_columns = entry["shape"]
+    *rows, num_columns = shape = _ordered_shape(entry)
     flags = decoder(words_of(codes))
     integers = contexts.decode((math.prod(rows), num_columns), entry["line"], flags.flags)
     flags.finish()
-    return integers.ravel()
+    axes = entry.get("axes", range(len(shape)))
+    return integers.reshape(shape).transpose(np.argsort(axes)).ravel()
 
 
 def _binned(entry, decoder, table, codes, remainders):

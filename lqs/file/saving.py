@@ -15,6 +15,7 @@ from lqs.file.assets import ASSET, assets_of, load_assets
 from lqs.file.atomic import write_atomically
 from lqs.file.checks import check_savable
 from lqs.file.configuration import configuration_of, model_of
+from lqs.file.inference import configuration_for_inference, folded_normalizations, left_out
 from lqs.file.reader import MAX_BYTES, FileFormatError, Tensor
 from lqs.inspection import nested_layers, quantized_parameters, set_shares, to_numpy, warn_of_stuck_scales
 
@@ -22,7 +23,7 @@ SUFFIX = ".lqs"
 SEED_DTYPE = "uint32"  # of the state of a seed, which has another dtype on each backend
 
 
-def save(model, path, float_dtype="float32"):
+def save(model, path, float_dtype="float32", inference_only=False):
     """Write a Keras model to a `.lqs` file: entropy-coded integers and scales in place of quantized parameters.
 
     What is kept: the architecture, the integers and the scale of every quantized parameter, and every other variable.
@@ -34,6 +35,10 @@ def save(model, path, float_dtype="float32"):
         path: path of the file, which ends in `.lqs`.
         float_dtype: what to store float parameters in that are not quantized: `"float32"`, `"float16"` or
             `"bfloat16"`. The latter two round them. Scales always stay as they are.
+        inference_only: whether to leave out what training alone needs, for a smaller file: penalties, rules of scales,
+            initializers, regularizers and constraints, and the statistics of batch normalizations, which its `gamma`
+            and `beta` take in. The model in the file predicts the same, up to rounding of float32, and comes back with
+            nothing trainable. Do not train it on: its batch normalizations have no statistics to go on from.
 
     Raises:
         ValueError: if an argument is not as above, a variable is not finite, an integer is beyond int32, or the model
@@ -56,7 +61,7 @@ def save(model, path, float_dtype="float32"):
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"Argument `path` must end in {SUFFIX!r}. Received: path={str(path)!r}")
-    content = pack_model(model, float_dtype)
+    content = pack_model(model, float_dtype, inference_only)
     _check_loads(content, model)
     warn_of_stuck_scales(model)
     write_atomically(path, content)
@@ -89,28 +94,33 @@ def load(path, max_bytes=MAX_BYTES):
             copy_own_variables(layer, layer)
         load_assets(model, assets)
     set_shares(model)
+    if configuration["config"].get("trainable") is False:  # which a Sequential does not keep
+        model.trainable = False
     return model
 
 
-def pack_model(model, float_dtype="float32"):
+def pack_model(model, float_dtype="float32", inference_only=False):
     """Return the bytes of the `.lqs` file of a model; the arguments are those of `save`."""
-    return writer.pack(*encode_model(model, float_dtype))
+    return writer.pack(*encode_model(model, float_dtype, inference_only))
 
 
-def encode_model(model, float_dtype="float32"):
+def encode_model(model, float_dtype="float32", inference_only=False):
     """Return what `writer.pack` takes, the configuration of a model and its encoded tensors.
 
     The tensors are in the order of `plain_variables`, after which come the scales of those that are stored as floats,
-    and the files that layers keep.
-    The arguments are those of `save`.
+    and the files that layers keep. The arguments are those of `save`.
     """
     check_savable(model)
     if float_dtype not in reader.FLOATS[:3]:
         raise ValueError(
             f"Argument `float_dtype` must be one of {reader.FLOATS[:3]}. Received: float_dtype={float_dtype!r}"
         )
-    configuration = configuration_of(model)
-    return configuration, [({"name": name, **entry}, s) for name, entry, s in _encoded(model, float_dtype)]
+    configuration, absent, values = configuration_of(model), set(), {}
+    if inference_only:
+        configuration = configuration_for_inference(configuration)
+        absent, values = left_out(model), folded_normalizations(model)
+    encoded = _encoded(model, float_dtype, absent, values)
+    return configuration, [({"name": name, **entry}, sections) for name, entry, sections in encoded]
 
 
 def _rebuild(configuration, tensors):
@@ -201,15 +211,23 @@ def plain_variables(model):
     return [variable for variable in model.variables if id(variable) not in scales]
 
 
-def _encoded(model, float_dtype):
-    """Yield `(name, entry, sections)` of all variables: first those without scales, then scales of the rest."""
+def _encoded(model, float_dtype, absent, values):
+    """Yield `(name, entry, sections)` of all variables: first those without scales, then scales of the rest.
+
+    Args:
+        model: the model.
+        float_dtype: as of `save`.
+        absent: the `id` of each variable that is left out.
+        values: `{id of a variable: array}` of those that are stored with another value than they have.
+    """
     quantizers = {id(variable): quantizer for variable, quantizer in quantized_parameters(model)}
     exact = {id(variable) for layer in nested_layers(model) for variable in layer.variables}  # also thresholds
     names: dict[str, int] = {}
-    left, plain = [], plain_variables(model)
+    left, plain = [], [variable for variable in plain_variables(model) if id(variable) not in absent]
     name_of = {id(variable): _unique(_name(variable), names) for variable in plain}
     for variable in plain:
         value, quantizer = to_numpy(variable.value), quantizers.get(id(variable))
+        value = values.get(id(variable), value).astype(value.dtype)
         name = name_of[id(variable)]
         integers = None if quantizer is None else to_numpy(quantizer.integers(variable.value))
         if quantizer is not None and _is_recoverable(integers, quantizer, variable):

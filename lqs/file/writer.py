@@ -10,7 +10,7 @@ import numpy as np
 from lqs.file import compiled, contexts
 from lqs.file.atomic import write_atomically
 from lqs.file.bins import best_octave, bins, cumulative_frequencies, pack_bits, table_of
-from lqs.file.layout import CHECKSUM, DICTIONARY, MAGIC, PREFIX, VERSION, VERSION_WITHOUT_LEVELS, deflate
+from lqs.file.layout import CHECKSUM, DICTIONARY, MAGIC, PREFIX, VERSION, VERSION_WITH, deflate
 
 MAX_SPAN = 2**24  # of integers that are counted rather than sorted
 # A coding is not tried where it would take more than another one does, by this share and these bytes. Codes take as
@@ -88,7 +88,8 @@ def encode_integers(integers, scale, dtype="float32"):
     """Return `(entry, sections)` of the integers and the scale of a quantized parameter.
 
     Integers are entropy-coded with the resolution of bins, `octave`, that gives the fewest bytes with its table. Small
-    ones are coded in contexts, or all take the same number of bits, where that is smaller still.
+    ones are coded in contexts, with their axes in order or with the last one first, or all take the same number of
+    bits, where that is smaller still.
 
     Args:
         integers: int32 array.
@@ -120,12 +121,20 @@ def _candidates(integers, lowest, highest):
         octave, ans_bits = best_octave(values, counts)
         if octave is not None:
             yield Candidate({"coding": "ans", "octave": octave}, ans_bits, lambda: _in_bins(values, indices, octave))
-    if fits_contexts(integers.shape, lowest, highest):
-        matrix = integers.reshape(-1, integers.shape[-1])
-        line = contexts.best_line(matrix)
-        flags = contexts.Flags(matrix, line)
-        coding = {"coding": "contexts", "line": line}
-        yield Candidate(coding, flags.num_bits(), lambda: [compiled.encode_flags(*flags.in_order())])
+    order = list(range(integers.ndim))
+    for axes in [order, order[-1:] + order[:-1]][: integers.ndim]:
+        ordered = integers.transpose(axes)
+        if fits_contexts(ordered.shape, lowest, highest):
+            yield _in_contexts(ordered, {} if axes == order else {"axes": axes})
+
+
+def _in_contexts(ordered, axes):
+    """Return the `Candidate` of contexts, for integers whose axes are in the order that they are coded in."""
+    matrix = ordered.reshape(-1, ordered.shape[-1])
+    line = contexts.best_line(matrix)
+    flags = contexts.Flags(matrix, line)
+    coding = {"coding": "contexts", "line": line, **axes}
+    return Candidate(coding, flags.num_bits(), lambda: [compiled.encode_flags(*flags.in_order())])
 
 
 def _smallest(candidates):
@@ -161,7 +170,8 @@ def _head(model, tensors):
     """Return the bytes before the sections: the prefix and the header."""
     entries = [entry for entry, _ in tensors]
     text = json.dumps({"model": model, "tensors": entries}, separators=(",", ":")).encode()
-    version = VERSION if any("levels" in entry for entry in entries) else VERSION_WITHOUT_LEVELS
+    keys = {key for entry in entries for key in entry}
+    version = max([VERSION, *(VERSION_WITH[key] for key in keys & VERSION_WITH.keys())])
     stored = deflate(text, DICTIONARY)
     return PREFIX.pack(MAGIC, version, len(stored), len(text)) + stored
 

@@ -11,6 +11,7 @@ from keras import layers
 import lqs
 from lqs.compression import change_of_outputs, compress
 from lqs.compression.examples import batches_of, num_examples
+from lqs.file.saving import pack_model
 from lqs.file.sizes import file_bytes, fp32_bytes
 from lqs.inspection import model_integers, quantized_parameters
 
@@ -110,6 +111,14 @@ def test_statistics_of_batch_normalization_follow(rng):
     small = compress(model, x, ratio=5)
     means = [keras.ops.convert_to_numpy(m.layers[1].moving_mean) for m in (model, small)]
     assert np.isfinite(means[1]).all() and not np.array_equal(*means)
+
+
+@pytest.mark.once
+def test_size_of_a_file_for_inference_is_met(rng):
+    x, model = examples(rng), models.stack((20,), layers.Dense(60), layers.BatchNormalization(), layers.Dense(4))
+    model(x, training=True)
+    small = compress(model, x, bytes=1800, inference_only=True)
+    assert 0.95 * 1800 <= len(pack_model(small, inference_only=True)) <= 1800 < file_bytes(small)
 
 
 def test_fit_goes_on(rng):

@@ -15,7 +15,7 @@ from lqs.conversion import quantize
 from lqs.file import reader, writer
 from lqs.file.configuration import configuration_of, model_of
 from lqs.file.layout import FLOATS
-from lqs.file.reader import parse_header, read
+from lqs.file.reader import parse_header, read, section_lengths
 from lqs.file.saving import encode_model, load, pack_model, save
 from lqs.inspection import model_integers
 from lqs.methods.stochastic_rounding import StochasticRounding
@@ -25,6 +25,7 @@ from lqs.rules import GradientRatio, StraightThrough
 
 L = keras.layers
 MODELS = Path(__file__).parents[2] / "data" / "models"
+KEPT = ("name", "shape", "dtype", "min", "max", "scale")  # in every order of the axes
 FILES = sorted(MODELS.rglob("*.lqs"))
 
 
@@ -104,7 +105,10 @@ def test_configuration_is_not_changed_by_making_a_model_of_it(model):
 @pytest.mark.once
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_committed_files_load_and_are_coded_as_they_are(path):
-    """They name modules that are gone, such as `lqs.nested`. Codings and lengths stay; log scales may move a bit."""
+    """They name modules that are gone, such as `lqs.nested`. Codings and lengths stay; log scales may move a bit.
+
+    But where the integers take fewer bytes with another order of their axes, which the writer did not try before.
+    """
     assert ours(read(path).configuration)
     model = load(path)
     packed = pack_model(model)
@@ -112,6 +116,9 @@ def test_committed_files_load_and_are_coded_as_they_are(path):
     assert len(before) == len(after)
     for ours_, theirs in zip(after, before, strict=True):
         is_seed = theirs["dtype"] not in FLOATS  # of another type on each backend, and of another name in each process
+        if "axes" in ours_:
+            assert sum(section_lengths(ours_)) < sum(section_lengths(theirs))
+            ours_, theirs = ({key: entry[key] for key in KEPT} for entry in (ours_, theirs))
         assert is_seed or ours_ == theirs
     if not any(variable.name in ("log_scale", "seed_generator_state") for variable in model.variables):
         assert bytes(reader.split(packed)[1]) == bytes(reader.split(path.read_bytes())[1])

@@ -67,7 +67,7 @@ def content():
     ]
     encoded[5][0].update(levels="6", lowest=-1)
     codings = [entry["coding"] for entry, _ in encoded]
-    assert codings[:5] == ["ans", "fixed", "raw", "deflate", "contexts"]
+    assert codings[:5] == ["ans", "fixed", "raw", "deflate", "contexts"] and encoded[4][0]["axes"] == [1, 0]
     return pack({"class_name": "none"}, [({"name": str(i), **entry}, s) for i, (entry, s) in enumerate(encoded)])
 
 

@@ -34,9 +34,9 @@ def make_file(header, body=b"", version=2, magic=b"\x93LQS"):
     return content + struct.pack("<I", zlib.crc32(content))
 
 
-def one(entry, body):
+def one(entry, body, version=2):
     """Return a file of one tensor."""
-    return make_file({"model": {}, "tensors": [{"name": "a", **entry}]}, body)
+    return make_file({"model": {}, "tensors": [{"name": "a", **entry}]}, body, version)
 
 
 RAW = {"shape": [2], "dtype": "float32", "coding": "raw", "bytes": [8]}
@@ -206,6 +206,21 @@ def test_contexts_by_their_definition(decoder, shape, line, spread, density, rng
     content = in_contexts({"shape": shape, "line": line, "min": -spread, "max": spread, "scale": scale}, codes)
     np.testing.assert_array_equal(parse(content, decoder=decoder)[1][0].integers, integers)
     assert compiled.encode_flags(*contexts.Flags(matrix, line).in_order()) == codes
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_contexts_with_axes_in_another_order(decoder):
+    """The second axis first: the columns of the array are the rows that are coded."""
+    (tensor,) = parse(one({**CONTEXTS, "axes": [1, 0]}, CODES + HALF, version=4), decoder=decoder)[1]
+    assert tensor.integers.tolist() == [[0, 1], [-2, -1]] and tensor.integers.flags.c_contiguous
+    coded_shape, axes = [4, 2, 3], [2, 0, 1]  # of an array of the shape (2, 3, 4)
+    coded_matrix = np.arange(24).reshape(8, 3) % 3 - 1
+    entry = {"shape": [2, 3, 4], "axes": axes, "min": -1, "max": 1, "scale": {**SCALE, "shape": [1, 1, 1]}}
+    content = in_contexts(entry, codes_of_flags(flags_of(coded_matrix.tolist(), 2)))
+    (tensor,) = parse(content, decoder=decoder)[1]
+    assert tensor.integers.shape == (2, 3, 4)
+    for place, integer in np.ndenumerate(coded_matrix.reshape(coded_shape)):
+        assert tensor.integers[place[1], place[2], place[0]] == integer
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -406,8 +421,8 @@ def changed(entry, **changes):
     [
         (b"", "it is too short"),
         (make_file({"model": {}, "tensors": []}, magic=b"\x93NUM"), "it does not begin as one"),
-        (make_file({"model": {}, "tensors": []}, version=1), "its version is 1, and this reader knows (2, 3)"),
-        (make_file({"model": {}, "tensors": []}, version=4), "its version is 4, and this reader knows (2, 3)"),
+        (make_file({"model": {}, "tensors": []}, version=1), "its version is 1, and this reader knows (2, 3, 4)"),
+        (make_file({"model": {}, "tensors": []}, version=5), "its version is 5, and this reader knows (2, 3, 4)"),
         (make_file({"model": {}, "tensors": []})[:-1] + b"\0", "it is damaged"),
         (make_file({"model": {}, "tensors": []}, b"\0"), "its sections do not fill it"),
         (make_file({"model": [], "tensors": []}), "the header has another structure"),
@@ -446,6 +461,12 @@ def changed(entry, **changes):
         (with_levels([6], lowest=-3), "a: there are no levels for some of its integers"),
         (with_levels([6], lowest=-2.0), "a: there are no levels for some of its integers"),
         (with_levels([6], lowest=-(2**31) - 1), "a: there are no levels for some of its integers"),
+        (one(changed(FIXED, axes=[0]), bytes(6)), "a: its coding has no order of axes"),
+        (in_contexts({"axes": [0, 0]}), "a: bad order of axes"),
+        (in_contexts({"axes": [1]}), "a: bad order of axes"),
+        (in_contexts({"axes": [1, -1]}), "a: bad order of axes"),
+        (in_contexts({"axes": [True, False]}), "a: bad order of axes"),
+        (in_contexts({"axes": "10"}), "a: bad order of axes"),
         (one(changed(FIXED, coding="ans", octave=16, bytes=[6, 0, 0]), bytes(10)), "a: bad octave"),
         (one(changed(FIXED, coding="ans", octave=1, bytes=[5, 0, 0]), bytes(9)), "a: bad length of the table"),
         (one(changed(FIXED, coding="ans", octave=1, bytes=[6, 0, 0]), bytes(10)), "weights of a table are all zero"),

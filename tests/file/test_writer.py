@@ -171,13 +171,28 @@ def test_structure_of_an_image_is_found(decoder, rng):
     assert len(sections[0]) < 0.9 * len(in_contexts(integers, 2)[1][0])
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_order_of_axes_is_found(decoder, rng):
+    """Where what lies together does so along the columns, and along the outputs of a convolution."""
+    integers = blobs(rng)
+    plain = encode_integers(integers, scale_of(integers))
+    for turned, axes in ((integers.T, [1, 0]), (integers.T[None, None], [3, 0, 1, 2])):
+        entry, sections = encode_integers(turned, scale_of(turned))
+        assert entry["axes"] == axes and sections[0] == plain[1][0]
+        content = pack({}, [({"name": "a", **entry}, sections)])
+        assert content[4] == 4
+        np.testing.assert_array_equal(reader.parse(content, decoder=decoder)[1][0].integers, turned)
+    assert "axes" not in plain[0] and pack({}, [({"name": "a", **plain[0]}, plain[1])])[4] == 2
+
+
 def test_input_channels_in_use_are_found(rng):
     """With four of 16, whatever is not zero is so again 16 rows below, at the next place of the kernel."""
     used = rng.permutation(np.arange(16) < 4)[:, None] & (rng.random((3, 3, 16, 20)) < 0.7)
     integers = (used * rng.choice([-1, 1], used.shape)).astype("int32")
     entry, sections = encode_integers(integers, scale_of(integers))
-    assert (entry["coding"], entry["line"]) == ("contexts", 16)
-    assert len(sections[0]) < 0.95 * entropy_bits(integers) * integers.size / 8
+    assert entry["coding"] == "contexts" and contexts.best_line(integers.reshape(-1, 20)) == 16
+    for codes in (sections[0], in_contexts(integers, 16)[1][0]):
+        assert len(codes) < 0.95 * entropy_bits(integers) * integers.size / 8
 
 
 def test_no_contexts_without_structure(rng):
@@ -199,7 +214,7 @@ def test_largest_integer_in_contexts(sign, rng):
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_SIDE", 144), ("MAX_ELEMENTS", 144 * 64)])
 def test_limits_of_contexts(limit, value, rng, monkeypatch):
-    """Rows take time and elements memory; what the reader would refuse is not written."""
+    """Rows take time and elements memory; what the reader would refuse is not written, in no order of the axes."""
     integers = blobs(rng).reshape(2, 72, 64)
     for lower, coding in ((0, "contexts"), (1, "ans")):
         monkeypatch.setattr(contexts, limit, value - lower)

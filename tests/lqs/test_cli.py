@@ -185,9 +185,19 @@ def test_compress(run, tmp_path):
     np.savez(tmp_path / "x.npz", np.random.default_rng(0).normal(size=(60, 9)))
     small = tmp_path / "small.lqs"
     code, output, _ = run(
-        "compress", tmp_path / "model.keras", small, "--calibration", tmp_path / "x.npz", "--ratio", 2
+        "compress",
+        tmp_path / "model.keras",
+        small,
+        "--calibration",
+        tmp_path / "x.npz",
+        "--ratio",
+        2,
+        "--inference-only",
     )
+    assert not load(small).trainable_variables
     assert code == 0 and f"{small}: {small.stat().st_size:,} bytes" in output and small.stat().st_size <= 1000
+    assert run("pack", tmp_path / "model.keras", "--inference-only")[0] == 0
+    assert not load(tmp_path / "model.lqs").trainable_variables
     code, _, errors = run("compress", tmp_path / "model.keras", small)
     assert code == 1 and "Exactly one of the arguments" in errors
 

@@ -1,0 +1,80 @@
+"""What a file for inference alone has in place of what a model has: the same outputs, without what training needs."""
+
+import keras
+import numpy as np
+
+from lqs.file.configuration import PREFIX, mapped
+from lqs.inspection import nested_layers, to_numpy
+from lqs.rules import Frozen
+
+FOR_TRAINING = ("_initializer", "_regularizer", "_constraint")  # ends of arguments of layers
+GRAPHS = ("Functional", "Sequential")
+
+
+def configuration_for_inference(configuration):
+    """Return the configuration of a model that has the same outputs and is not trainable.
+
+    Layers of Keras are without initializers, regularizers and constraints, quantized parameters without penalty and
+    with frozen scales. The layers of a graph are built by its shapes alone.
+    """
+    configuration = mapped(configuration, _for_inference)
+    if "trainable" in configuration["config"]:  # of a class whose configuration is that of Keras and more
+        configuration["config"]["trainable"] = False
+    return configuration
+
+
+def left_out(model):
+    """Return the `id` of each variable that is for training alone: those of rules and of penalties."""
+    parts = [part for layer in nested_layers(model) for part in (layer._rule, layer.penalty) if part is not None]
+    return {id(variable) for part in parts for variable in part.variables}
+
+
+def folded_normalizations(model):
+    r"""Return `{id of a variable: array}` with which batch normalizations compute the same from no statistics.
+
+    With the factor `f = gamma / sqrt(variance + epsilon)`, that is
+
+        gamma <- f      beta <- beta - mean * f      mean <- 0      variance <- 1 - epsilon
+
+    as far as there are `gamma` and `beta`. What is equal for all channels takes next to no bytes.
+    """
+    folded: dict = {}
+    for layer in model._flatten_layers():
+        if type(layer) is keras.layers.BatchNormalization and layer.built and layer.epsilon < 1:
+            folded |= _folded(layer)
+    return folded
+
+
+def _folded(layer):
+    mean, variance = (to_numpy(v.value).astype("float64") for v in (layer.moving_mean, layer.moving_variance))
+    gamma = to_numpy(layer.gamma.value) if layer.scale else 1.0
+    factor = gamma / np.sqrt(variance + layer.epsilon)
+    folded = {}
+    if layer.scale:
+        folded |= {id(layer.gamma): factor, id(layer.moving_variance): np.full_like(variance, 1 - layer.epsilon)}
+    if layer.center:
+        beta = to_numpy(layer.beta.value) - mean * factor
+        folded |= {id(layer.beta): beta, id(layer.moving_mean): np.zeros_like(mean)}
+    return folded
+
+
+def _for_inference(part):
+    config = part.get("config")
+    if "class_name" not in part or not isinstance(config, dict):
+        return part
+    name = str(part.get("registered_name"))
+    if name == f"{PREFIX}NestedQuantization":
+        part = {key: value for key, value in part.items() if key != "build_config"}
+        config = {key: value for key, value in config.items() if key != "parametrization"}
+        config |= {"name": "nested_quantization", "rule": _frozen(), "penalty": None}
+    elif part.get("module") == "keras.layers" or name.startswith(PREFIX):
+        config = {key: value for key, value in config.items() if not key.endswith(FOR_TRAINING)}
+    elif part["class_name"] in GRAPHS and isinstance(config.get("layers"), list):
+        layers = [{key: value for key, value in layer.items() if key != "build_config"} for layer in config["layers"]]
+        config = {**config, "layers": layers}
+    return {**part, "config": config}
+
+
+def _frozen():
+    rule = keras.saving.serialize_keras_object(Frozen(name="frozen"))
+    return {key: value for key, value in rule.items() if key != "module"} | {"class_name": "Frozen"}
