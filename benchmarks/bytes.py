@@ -95,7 +95,8 @@ def write_page(table):
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in rows]
     text = (
         "# Bytes of the committed models\n\n"
-        "Made of [`data/bytes.csv`](../data/bytes.csv) by `python benchmarks/bytes.py`, which says what the columns\nare. "
+        "Made of [`data/bytes.csv`](../data/bytes.csv) by `python benchmarks/bytes.py`, which says what the "
+        "columns\nare. "
         f"{made['date']}, lqs {made['lqs_version']}, Keras {made['keras_version']} on {made['backend']}, "
         f"zlib as of Python {made['python']}.\n\n"
     )

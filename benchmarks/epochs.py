@@ -49,7 +49,8 @@ def by_one_scan(make_network, images, labels):
     model.optimizer.build(model.trainable_variables)
     model.train_on_batch(images[:1], labels[:1])  # makes the metrics' variables
     batches = [jax.device_put(array.reshape(NUM_STEPS, BATCH_SIZE, *array.shape[1:])) for array in (images, labels)]
-    groups = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables, model.metrics_variables
+    weights = model.trainable_variables, model.non_trainable_variables
+    groups = *weights, model.optimizer.variables, model.metrics_variables
     state = tuple([variable.value for variable in group] for group in groups)
 
     def step(state, batch):

@@ -180,7 +180,7 @@ def test_figures_executes_every_notebook_again(checkout):
     assert re.search(rf"^total +{len(notebooks) + 1}$", output, re.MULTILINE), output  # and `figures`: no curve
 
 
-@pytest.mark.parametrize("error, num_tries", [("nbclient.exceptions.DeadKernelError: Kernel died", 2), ("ValueError", 1)])
+@pytest.mark.parametrize("error, num_tries", [("nbclient.exceptions.DeadKernelError", 2), ("ValueError", 1)])
 def test_a_kernel_that_dies_is_tried_once_more(checkout, error, num_tries):
     (checkout.folder / ".venv" / "bin").mkdir()
     papermill = checkout.folder / ".venv" / "bin" / "papermill"  # in place of the installed one
