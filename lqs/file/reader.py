@@ -311,20 +311,19 @@ def _binned(entry, decoder, table, codes, remainders):
     symbols = decoder.symbols(size, cumulative_frequencies(table))
     decoder.finish()
     bin_ = np.arange(first, last + 1)
-    negative = bin_ < 0
-    bin_ = np.where(negative, -1 - bin_, bin_)
-    exponent = np.maximum((bin_ >> octave) - 1, 0)
-    lowest = (bin_ - (exponent << octave)) << exponent
-    magnitude = lowest[symbols]
+    sign, magnitude = np.where(bin_ < 0, -1, 1), np.where(bin_ < 0, -1 - bin_, bin_)
+    exponent = np.maximum((magnitude >> octave) - 1, 0)
+    lowest = (magnitude - (exponent << octave)) << exponent
+    integers = np.where(bin_ < 0, -1 - lowest, lowest)[symbols]  # without their remainders
     if exponent.any():
-        exponents = exponent[symbols]
-        widths, counts = np.unique(exponents[exponents > 0], return_counts=True)
-        remainders = unpack_bits(remainders, counts.tolist(), widths.tolist())
-        for width, of_width in zip(widths, np.split(remainders, np.cumsum(counts))[:-1], strict=True):
-            magnitude[exponents == width] += of_width
+        exponents = exponent.astype("uint8")[symbols]  # below 64
+        places = [np.flatnonzero(exponents == width) for width in range(1, 1 + exponent.max())]
+        remainders = unpack_bits(remainders, [place.size for place in places], range(1, 1 + len(places)))
+        for place, of_width in zip(places, np.split(remainders, np.cumsum([p.size for p in places])[:-1]), strict=True):
+            integers[place] += sign[symbols[place]] * of_width
     else:
         check(len(remainders) == 0, "packed bits have another length than their number says")
-    return np.where(negative[symbols], -1 - magnitude, magnitude)
+    return integers
 
 
 def print_tensors(path):

@@ -197,8 +197,8 @@ def _in_bins(values, indices, octave):
     symbols = (bin_ - bin_[0]).astype("int32")[indices]
     table = table_of(np.bincount(symbols))
     widths = np.unique(exponent[exponent > 0]).tolist()
-    exponents = exponent[indices] if widths else None
-    remainders = pack_bits([remainder[indices[exponents == width]] for width in widths], widths)
+    exponents = exponent.astype("uint8")[indices] if widths else None  # below 64
+    remainders = pack_bits([remainder[indices[np.flatnonzero(exponents == width)]] for width in widths], widths)
     return [table, compiled.encode_symbols(symbols, cumulative_frequencies(table)), remainders]
 
 
@@ -208,6 +208,6 @@ def _distinct(offsets, span):
         return np.unique(offsets, return_counts=True, return_inverse=True)
     counts = np.bincount(offsets, minlength=span)  # many times as fast as sorting
     values = np.flatnonzero(counts)
-    index = np.zeros(span, "int64")
+    index = np.zeros(span, "int32")
     index[values] = np.arange(len(values))
     return values, index[offsets], counts[values]
