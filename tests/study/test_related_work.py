@@ -16,14 +16,16 @@ WORKS = pd.read_csv(ROOT / "data/related_work.csv", dtype=str, keep_default_na=F
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 COLUMNS = ["key", "method", "year", "family", "learned", "target", "granularity", "bits", "differentiability"]
-COLUMNS += ["combined", "reference"]
+COLUMNS += ["combined", "architecture", "distillation", "reference"]
 WORDS = {
     "target": {"weights", "activations", "gradients"},
     "bits": {"fixed", "variable", "none"},
     "differentiability": {
         *{"straight-through", "regularizer", "noise", "stochastic gates", "stochastic rounding"},
-        *{"shared values", "alternating", "search", "reinforcement learning"},
+        *{"shared values", "alternating", "search", "reinforcement learning", "smooth approximation", "none"},
     },
+    "architecture": {"dense", "convolutional", "recurrent", "transformer"},
+    "distillation": {"no", "tried", "yes"},
 }
 
 
