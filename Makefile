@@ -22,7 +22,7 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_USE_PEP517 = 1
 
-.PHONY: help figures runs test book mutants bench lab clean
+.PHONY: help figures runs test play book mutants bench lab clean
 .DELETE_ON_ERROR:
 
 help:  ## print this list
@@ -46,6 +46,9 @@ test: $(STAMP)  ## lint, types, tests on TensorFlow, JAX and, if installed, PyTo
 	    @echo "Left out: tests on PyTorch. Install it into .venv, or choose by make test BACKENDS=\"tensorflow jax torch\".")
 	$(if $(filter jax,$(BACKENDS)),MPLBACKEND=Agg KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_TO_COMPILE)" $(PYTEST) --doctest-modules tests lqs study)
 	LQS_FIGURES= pytest -q -n 2 --dist=loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
+
+play: $(STAMP)  ## run every notebook with other parameters than its own, in a scratch folder
+	LQS_PLAY=1 pytest -q -n 2 --dist=worksteal tests/study/test_play.py
 
 book: export KERAS_BACKEND = jax
 book: export OMP_NUM_THREADS = 1

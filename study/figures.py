@@ -1,29 +1,26 @@
 """Figures: from tables of run records to matplotlib axes, and to files in `figures/`.
 
-The same colour means the same method in every figure (`method_colors`); published values are black crosses.
+The same colour and marker mean the same method in every figure (`study.styles`); published values are black crosses.
 """
 
 import io
 import os
 from pathlib import Path
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from lqs.file.atomic import write_atomically
+from study.parameters import is_committed
 from study.paths import FIGURES, STYLE
 from study.records import PUBLISHED_QUANTITIES
+from study.styles import DATASET_LABELS, MARKERS, METHOD_LABELS, method_style
 
-METHOD_LABELS = {
-    "float": "float",
-    "nested": "nested layer",
-    "max_bin": "MaxBin",
-    "inverse": "Inverse",
-    "difference": "Difference",
-    "code_length": "CodeLength",
-}
+__all__ = ["DATASET_LABELS", "METHOD_LABELS", "method_style"]  # notebooks take them from here
+
+PLAYED = "played_figures"
 PUBLISHED = {"color": "black", "marker": "x", "markersize": 5, "linestyle": "none", "label": "published", "zorder": 5}
 QUANTITY_LABELS = {
     "unique": "unique integers",
@@ -31,23 +28,12 @@ QUANTITY_LABELS = {
     "val_accuracy": "validation accuracy / %",
     "val_cross_entropy": "validation cross-entropy",
 }
+ERROR_SCALE = "\n(axis: log of the error)"
 
 
 def use_style():
     """Apply the project's style to every figure made from here on."""
     plt.style.use(STYLE)
-
-
-def method_colors():
-    """Return `{method: colour}`, the first colours of the style's cycle.
-
-    Example:
-
-    >>> method_colors()["float"]
-    '#000000'
-    """
-    cycle = matplotlib.rc_params_from_file(STYLE)["axes.prop_cycle"].by_key()["color"]
-    return dict(zip(METHOD_LABELS, cycle, strict=False))
 
 
 def save(figure, name, folder=None):
@@ -73,6 +59,29 @@ def save(figure, name, folder=None):
         paths.append(Path(folder) / f"{name}.{suffix}")
         write_atomically(paths[-1], buffer.getvalue())
     return paths
+
+
+def saver(notebook, variables):
+    """Return the function `save` of a notebook, which writes to `figures` with its committed parameters only.
+
+    With others, the figure goes to the folder `played_figures` of the current folder, and the place is printed.
+
+    Args:
+        notebook: name of the notebook, without its suffix.
+        variables: `globals()` of the notebook, where its parameters are looked up whenever a figure is saved.
+
+    Returns:
+        Function of a figure and its name.
+    """
+
+    def save_figure(figure, name):
+        if "LQS_FIGURES" in os.environ or is_committed(notebook, variables):
+            return save(figure, name)
+        paths = save(figure, name, Path.cwd() / PLAYED)
+        print(f"other parameters than the committed ones: {paths[-1]}")
+        return paths
+
+    return save_figure
 
 
 def add_range(runs):
@@ -175,7 +184,7 @@ def draw_pareto(axes, runs, size="unique", published=None, label_strengths=False
     """Draw accuracy against integers: one point per strength and method, its seeds' spread, and each front.
 
     Filled points are runs from scratch, hollow ones pretrained. The line joins each method's Pareto front
-    over both.
+    over both. The accuracy axis is that of `set_accuracy_scale`.
 
     Args:
         axes: matplotlib axes.
@@ -184,29 +193,28 @@ def draw_pareto(axes, runs, size="unique", published=None, label_strengths=False
         published: table with the columns `size` and `accuracy` in percent, or `None`; others may be missing.
         label_strengths: whether to write the strength beside the points of the runs from scratch.
     """
-    colors = method_colors()
     runs = add_range(runs).assign(accuracy=100 * runs["val_accuracy"])
     for method, rows in runs.groupby("method"):
+        style = method_style(method)
         points = seed_statistics(rows, ["strength", "regime"], [size, "accuracy"])
         for regime, part in points.groupby("regime"):
-            face = colors[method] if regime == "scratch" else "white"
             axes.errorbar(
                 part[size],
                 part["accuracy"],
                 xerr=part[f"{size}_std"],
                 yerr=part["accuracy_std"],
-                fmt="o",
-                color=colors[method],
-                markerfacecolor=face,
+                fmt=style["marker"],
+                color=style["color"],
+                markerfacecolor=style["color"] if regime == "scratch" else "white",
                 elinewidth=0.6,
-                label=f"{METHOD_LABELS[method]}, {regime}",
+                label=f"{style['label']}, {regime}",
             )
             if label_strengths and regime == "scratch":
                 for point in part.itertuples():
                     label = {"text": f"{point.strength:g}", "xy": (getattr(point, size), point.accuracy)}
                     axes.annotate(**label, xytext=(4, -7), textcoords="offset points", fontsize=5, color="0.35")
         front = points.iloc[pareto_front(points[size], points["accuracy"])]
-        axes.plot(front[size], front["accuracy"], color=colors[method], linewidth=0.8, alpha=0.7)
+        axes.plot(front[size], front["accuracy"], color=style["color"], linewidth=0.8, alpha=0.7)
     if published is not None and len(published):
         axes.plot(published[size], published["accuracy"], **PUBLISHED)
     axes.set(xscale="log", xlabel=QUANTITY_LABELS[size], ylabel=QUANTITY_LABELS["val_accuracy"])
@@ -214,20 +222,50 @@ def draw_pareto(axes, runs, size="unique", published=None, label_strengths=False
 
 
 def set_accuracy_scale(axes, ticks=(20, 50, 80, 90, 95, 97)):
-    """Scale the y axis, an accuracy in percent, by the logarithm of the error, so that its upper end is legible."""
+    """Scale the y axis, an accuracy in percent, by the logarithm of the error, so that its upper end is legible.
+
+    The label of the axis, if it has one, is completed by what the scale is.
+    """
     functions = (lambda accuracy: -np.log10(np.maximum(100 - accuracy, 1e-3)), lambda score: 100 - 10**-score)
     axes.set_yscale("function", functions=functions)
     axes.set_yticks(ticks, labels=[str(tick) for tick in ticks])
+    label = axes.get_ylabel().removesuffix(ERROR_SCALE)
+    axes.set_ylabel(label + ERROR_SCALE if label else "")
 
 
 def set_linear_accuracy_scale(axes):
     """Undo `set_accuracy_scale`, also on the axes that share theirs: for networks far from 100 percent."""
     axes.set_yscale("linear")
     axes.autoscale(axis="y")
+    for ax in axes.get_shared_y_axes().get_siblings(axes):
+        ax.set_ylabel(ax.get_ylabel().removesuffix(ERROR_SCALE))
+
+
+def set_log_ticks(axis):
+    """Give a logarithmic axis of less than three decades several ticks, with plain numbers; others stay as they are.
+
+    Args:
+        axis: `axes.xaxis` or `axes.yaxis`, when everything has been drawn.
+
+    Example:
+
+    >>> figure, axes = plt.subplots()
+    >>> axes.set(yscale="log", ylim=(4, 90)) and set_log_ticks(axes.yaxis)
+    >>> [f"{tick:g}" for tick in axes.get_yticks() if 4 <= tick <= 90]
+    ['5', '10', '20', '50']
+    >>> plt.close(figure)
+    """
+    low, high = sorted(axis.get_view_interval())
+    if high / low >= 1000:
+        return
+    axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]) if high / low < 6 else LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def draw_history(axes, runs, quantity, baseline=None, scale=1.0, strengths=None):
-    """Draw a quantity over epochs, one line per strength, its mean over seeds, from light to dark.
+    """Draw a quantity over epochs, one line per strength, its mean over seeds, from light to dark, with its own marker.
 
     Args:
         axes: matplotlib axes.
@@ -235,14 +273,15 @@ def draw_history(axes, runs, quantity, baseline=None, scale=1.0, strengths=None)
         quantity: key of `history`.
         baseline: table of records of the float network, drawn dashed, or `None`.
         scale: factor of the quantity.
-        strengths: those that get a shade and a place in the legend, or `None` for those of `runs`.
+        strengths: those that get a shade, a marker and a place in the legend, or `None` for those of `runs`.
     """
     strengths = sorted(runs["strength"].unique()) if strengths is None else strengths
     shades = plt.get_cmap("viridis_r")(np.linspace(0.08, 1.0, len(strengths)))
-    for strength, shade in zip(strengths, shades, strict=True):
+    for number, (strength, shade) in enumerate(zip(strengths, shades, strict=True)):
         part = runs[runs["strength"] == strength]
         epochs, values = _mean_history(part, quantity, scale) if len(part) else ([], [])
-        axes.plot(epochs, values, color=shade, label=f"{strength:g}")
+        places = {"marker": MARKERS[number % len(MARKERS)], "markevery": (number % 3, max(1, len(epochs) // 5))}
+        axes.plot(epochs, values, color=shade, markersize=2.5, **places, label=f"{strength:g}")
     if baseline is not None and len(baseline):
         axes.plot(*_mean_history(baseline, quantity, scale), color="black", linestyle="--", label="float")
     axes.set(xlabel="epoch", ylabel=QUANTITY_LABELS[quantity])
@@ -288,6 +327,7 @@ def history_figure(runs, granularities, baseline, strength_name):
         axes[0, column].set(title=granularity, xlabel="")
     set_accuracy_scale(axes[0, 0])
     axes[1, 0].set_yscale("log")
+    set_log_ticks(axes[1, 0].yaxis)
     _label_outside(figure, axes, title=strength_name, ncols=6)
     return figure
 
@@ -306,6 +346,7 @@ def draw_histograms(axes, parameters, color):
         ax.stairs(bins["counts"], edges, fill=True, color=color)
         size = " x ".join(str(length) for length in parameter["shape"])
         ax.set(title=f"{parameter['name']}\n{size}", xlabel="integer", ylabel="count", yscale="log")
+        set_log_ticks(ax.yaxis)
 
 
 def histogram_figure(parameters, color, num_columns):

@@ -5,6 +5,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 GRID = NOTEBOOKS / "grid.yaml"
+PARAMETERS = NOTEBOOKS / "parameters.yaml"
 FIGURES = ROOT / "figures"
 STYLE = Path(__file__).with_name("thesis.mplstyle")
 DATA = ROOT / "data"

@@ -46,6 +46,7 @@ FILE = """
 """
 STUDY = """
     paths
+    parameters
     downloads
     augmentation
     datasets
@@ -62,6 +63,7 @@ STUDY = """
     training
     gpu
     comparison
+    styles
     figures
     diagrams
     references

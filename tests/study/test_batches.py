@@ -137,6 +137,8 @@ def test_killed_batch_resumes_and_then_has_nothing_to_do(checkout):
     ]
     assert {path.stem for path in checkout.folder.glob("executed/*.ipynb")} == set(curves)
 
+    assert list((checkout.folder / "weights").rglob("*smoke-float-*"))  # not among those of other batches
+
     complete = state(paths)
     code, output = checkout.make("runs")
     assert code == 0 and "Nothing to be done" in output, output

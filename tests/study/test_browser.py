@@ -45,6 +45,7 @@ def notebook(tmp_path):
     for folder in ("notebooks", "figures", "data"):
         (tmp_path / folder).mkdir()
     shutil.copy(ROOT / "data/references.bib", tmp_path / "data")
+    shutil.copy(ROOT / "notebooks/parameters.yaml", tmp_path / "notebooks")  # which figures are committed ones
     for package in ("lqs", "study"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     path = tmp_path / "notebooks" / NOTEBOOK

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from study import figures
-from study.methods import FLOAT, OURS, THESIS
+from study.methods import METHODS
+from study.parameters import read_parameters
+from study.styles import SAME_AS, method_style
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=20)
 
@@ -90,13 +92,44 @@ def test_saving_replaces_whole_files(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["squares.pdf", "squares.png"]
 
 
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Return stand-ins for the folder of the committed figures and for the one in which a notebook is executed."""
+    monkeypatch.delenv("LQS_FIGURES", raising=False)
+    monkeypatch.setattr(figures, "FIGURES", tmp_path / "figures")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "figures", tmp_path / figures.PLAYED
+
+
+def test_notebook_writes_committed_figures_with_its_committed_parameters_only(folders, capsys):
+    committed, played = folders
+    parameters = dict(read_parameters()["16_your_own_network"]["committed"])
+    save = figures.saver("16_your_own_network", parameters)
+    assert [path.parent for path in save(draw(), "squares")] == [committed] * 2
+    old = (committed / "squares.png").read_bytes()
+    parameters["EPOCHS"] += 1  # in the cell, after the notebook has begun
+    assert [path.parent for path in save(draw(), "squares")] == [played] * 2
+    assert str(played / "squares.png") in capsys.readouterr().out
+    assert (committed / "squares.png").read_bytes() == old
+
+
+def test_named_folder_counts_for_all_parameters(folders, monkeypatch, tmp_path):
+    monkeypatch.setenv("LQS_FIGURES", str(tmp_path / "named"))
+    save = figures.saver("16_your_own_network", {})
+    assert [path.parent.name for path in save(draw(), "squares")] == ["named"] * 2
+
+
 # Style.
 
 
-def test_methods_have_distinct_colors_and_labels():
-    colors = figures.method_colors()
-    assert set(colors) == {FLOAT, *THESIS, *OURS} == set(figures.METHOD_LABELS)
-    assert len(set(colors.values())) == len(colors)
+def test_every_method_has_a_label_and_no_two_have_the_same_color_and_marker():
+    styles = [method_style(method) for method in METHODS if method not in SAME_AS]
+    assert len({style["label"] for style in styles}) == len(styles)
+    assert len({(style["color"], style["marker"]) for style in styles}) == len(styles)
+
+
+def test_the_thesiss_rule_looks_like_the_nested_layer():
+    assert method_style("votes_ratio") == method_style("nested")
 
 
 def test_style_is_applied():
@@ -174,7 +207,7 @@ def test_pareto_points_are_means_over_seeds(axes, runs):
         "nested layer, pretrained": [pytest.approx((5, 95))],
         "Inverse, scratch": [pytest.approx((20, 80))],
     }
-    assert axes.get_xscale() == "log" and axes.get_ylabel() == "validation accuracy / %"
+    assert axes.get_xscale() == "log" and axes.get_ylabel() == "validation accuracy / %\n(axis: log of the error)"
 
 
 def test_pareto_spread_is_the_deviation_over_seeds(axes, runs):
@@ -198,14 +231,15 @@ def test_pareto_of_ranges(axes, runs):
     assert axes.get_xlabel() == "integer range (max - min + 1)"
 
 
-def test_pareto_regimes_differ_by_their_faces_and_methods_by_color(axes, runs):
+def test_pareto_regimes_differ_by_their_faces_and_methods_by_color_and_marker(axes, runs):
     figures.draw_pareto(axes, runs)
     points = {container.get_label(): container.lines[0] for container in axes.containers}
-    colors = figures.method_colors()
-    assert points["nested layer, scratch"].get_markerfacecolor() == colors["nested"]
+    nested, inverse = method_style("nested"), method_style("inverse")
+    assert points["nested layer, scratch"].get_markerfacecolor() == nested["color"]
     assert points["nested layer, pretrained"].get_markerfacecolor() == "white"
-    assert points["nested layer, pretrained"].get_color() == colors["nested"]
-    assert points["Inverse, scratch"].get_color() == colors["inverse"]
+    assert points["nested layer, pretrained"].get_color() == nested["color"]
+    assert points["Inverse, scratch"].get_color() == inverse["color"]
+    assert [points[f"{name}, scratch"].get_marker() for name in ("nested layer", "Inverse")] == ["o", "v"]
 
 
 def test_published_points_are_drawn(axes, runs):
@@ -238,6 +272,18 @@ def test_linear_accuracy_scale_fits_the_points(runs):
     for axes in figure.axes:  # both share the scale
         low, high = axes.get_ylim()
         assert axes.get_yscale() == "linear" and 40 < low < 50 and 95 < high < 100
+        assert axes.get_ylabel() == "validation accuracy / %"
+
+
+@pytest.mark.parametrize("limits", [(0.55, 0.8), (0.3, 1.7), (4, 30), (15, 180), (3, 2000)])
+def test_logarithmic_axes_have_several_ticks_with_plain_numbers(axes, limits):
+    axes.set(yscale="log", ylim=limits)
+    figures.set_log_ticks(axes.yaxis)
+    axes.figure.canvas.draw()
+    shown = [tick for tick in axes.get_yticks() if limits[0] <= tick <= limits[1]]
+    assert 2 <= len(shown) <= 9
+    texts = {text.get_position()[1]: text.get_text() for text in axes.get_yticklabels()}
+    assert [texts[tick] for tick in shown] == [f"{tick:g}" for tick in shown]
 
 
 def test_pareto_figure_has_a_column_per_granularity(runs):
