@@ -18,8 +18,8 @@ default_role = "code"  # docstrings have `names` in single backticks
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}
 nb_merge_streams = True
-nb_code_prompt_show = "Show the code ({type})"
-nb_code_prompt_hide = "Hide the code ({type})"
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 3

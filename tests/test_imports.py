@@ -66,6 +66,7 @@ STUDY = """
     diagrams
     references
     book
+    __main__
 """
 
 
