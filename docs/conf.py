@@ -4,6 +4,7 @@ from importlib import metadata
 
 from study.book.docstrings import to_rst
 from study.book.mathjax import copy_mathjax
+from study.book.sources import address
 
 project = "lqs"
 author = "The lqs developers"
@@ -26,7 +27,6 @@ myst_heading_anchors = 3
 myst_dmath_double_inline = True
 mathjax_path = "mathjax/tex-chtml.js"
 
-
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
@@ -45,6 +45,17 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "navbar_persistent": [],
 }
+if address():  # of the repository: links to it, and buttons that open a notebook on other machines
+    html_theme_options |= {
+        "repository_url": address(),
+        "repository_branch": "main",
+        "use_repository_button": True,
+        "launch_buttons": {
+            "notebook_interface": "jupyterlab",
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com",
+        },
+    }
 
 
 def setup(app):

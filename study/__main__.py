@@ -46,7 +46,7 @@ def test():
 @commands.command()
 def book():
     """Build the site from notebooks, texts and docstrings into build/book/html."""
-    run("study.book", "build/book/source", KERAS_BACKEND="jax", XLA_FLAGS=QUICK_TO_COMPILE)
+    run("study.book", KERAS_BACKEND="jax", XLA_FLAGS=QUICK_TO_COMPILE)
     folders = ("-d", "build/book/doctrees", "build/book/source", "build/book/html")
     run("sphinx", "-W", "--keep-going", "--quiet", "-c", "docs", *folders, KERAS_BACKEND="jax")
 
