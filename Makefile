@@ -54,7 +54,7 @@ book: export KERAS_BACKEND = jax
 book: export OMP_NUM_THREADS = 1
 book: export XLA_FLAGS = $(QUICK_TO_COMPILE)
 book: $(STAMP)  ## build the site from notebooks, texts and docstrings, without a network: build/book/html/index.html
-	python -m study.book build/book/source
+	python -m study.book
 	PYTHONPATH=. sphinx-build -W --keep-going --quiet -c docs -d build/book/doctrees build/book/source build/book/html
 
 mutants: export OMP_NUM_THREADS = 1

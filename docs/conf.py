@@ -4,6 +4,7 @@ from importlib import metadata
 
 from study.book.docstrings import to_rst
 from study.book.mathjax import copy_mathjax
+from study.book.sources import address
 
 project = "lqs"
 author = "The lqs developers"
@@ -18,14 +19,13 @@ default_role = "code"  # docstrings have `names` in single backticks
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}
 nb_merge_streams = True
-nb_code_prompt_show = "Show the code ({type})"
-nb_code_prompt_hide = "Hide the code ({type})"
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
 mathjax_path = "mathjax/tex-chtml.js"
-
 
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
@@ -45,6 +45,17 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "navbar_persistent": [],
 }
+if address():  # of the repository: links to it, and buttons that open a notebook on other machines
+    html_theme_options |= {
+        "repository_url": address(),
+        "repository_branch": "main",
+        "use_repository_button": True,
+        "launch_buttons": {
+            "notebook_interface": "jupyterlab",
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com",
+        },
+    }
 
 
 def setup(app):

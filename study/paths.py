@@ -17,3 +17,4 @@ RAW = DATA / "raw"  # never committed
 WEIGHTS = RAW / "weights"
 CHECKPOINTS = RAW / "checkpoints"
 EXECUTED = RAW / "executed"
+BOOK = ROOT / "build" / "book"  # never committed

@@ -68,6 +68,7 @@ STUDY = """
     diagrams
     references
     book
+    __main__
 """
 
 

@@ -53,9 +53,9 @@
     });
     const tick = Number((limit / 2).toPrecision(1));
     for (const value of [-tick, 0, tick]) {
-      parts.push(element("text", { x: x(value), y: BARS.bottom + 16, "text-anchor": "middle" }, value));
+      parts.push(element("text", { x: x(value), y: BARS.bottom + 18, "text-anchor": "middle" }, value));
     }
-    parts.push(element("text", { x: x(0), y: BARS.bottom + 34, "text-anchor": "middle" }, "P"));
+    parts.push(element("text", { x: x(0), y: BARS.bottom + 38, "text-anchor": "middle" }, "P"));
     parts.push(element("text", { x: LEFT + 6, y: STAIRS.top + 10 }, "P_r, what the network computes with"));
     parts.push(element("text", { x: LEFT + 6, y: BARS.top + 4 }, `elements on a step, at most ${most}`));
     picture.replaceChildren(...parts);

@@ -1,13 +1,13 @@
-"""Writes the sources of the book: `python -m study.book FOLDER`, on the JAX backend."""
+"""Writes the sources of the book anew, on the JAX backend: `python -m study.book`."""
 
-import sys
-from pathlib import Path
+import shutil
 
 import lqs
 from study.book.gallery import methods_page, picture
 from study.book.nested import nested_figure
 from study.book.pages import PAGES
 from study.book.sources import write, write_sources
+from study.paths import BOOK
 
 
 def main(folder):
@@ -23,4 +23,5 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    shutil.rmtree(BOOK, ignore_errors=True)  # a page of an earlier version would be a page too many
+    main(BOOK / "source")

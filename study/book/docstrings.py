@@ -6,7 +6,7 @@ SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Example|Examples|Yields):
 
 
 def to_rst(lines):
-    """Change the lines of a docstring in place: mark indented blocks and tables as literal ones.
+    """Change the lines of a docstring in place: mark indented blocks and tables as text.
 
     Sections such as `Args:` are indented as well, and stay: Sphinx's napoleon reads them.
 
@@ -15,7 +15,7 @@ def to_rst(lines):
     >>> lines = ["The term is", "", "    mean(P)", "", "Args:", "    rate: a number."]
     >>> to_rst(lines)
     >>> lines
-    ['The term is', '', '::', '', '    mean(P)', '', 'Args:', '    rate: a number.']
+    ['The term is', '', '.. code-block:: text', '', '    mean(P)', '', 'Args:', '    rate: a number.']
     """
     found: list[str] = []
     in_section = in_block = False
@@ -25,7 +25,7 @@ def to_rst(lines):
         is_table = line.startswith("|")
         is_literal = is_table or (line.startswith("    ") and not in_section and (in_block or not "".join(found[-1:])))
         if line and is_literal and not in_block:
-            found += ["::", ""]
+            found += [".. code-block:: text", ""]
         if line:
             in_block = is_literal
         found.append("    " + line if is_table else line)

@@ -47,22 +47,21 @@ def figures_page():
         "there. `make figures` draws them all again.",
     ]
     drawn = drawn_figures()
+    lines += ["", "| figure of the thesis | notebook | figure here |", "| --- | --- | --- |"]
+    for figure, (name, _) in drawn.items():
+        number, link = of_thesis(figure), f"[{title(name)}](/notebooks/{name}.ipynb)"
+        lines += [f"| {number} | {link} | [`{figure}`](#figure-{figure}) |"] if number else []
+    lines += ["", "Those of chapter 4 are drawn by the notebooks of the data sets, section by section."]
     for name in [name for name in notebooks() if name in {notebook for notebook, _ in drawn.values()}]:
         records = ", ".join(f"`{batch}`" for batch in batches(name))
         lines += ["", f"## {title(name)}", ""]
         lines += [f"Records: {records} of `notebooks/grid.yaml`."] if records else []
-        for figure, (notebook, number) in drawn.items():
-            if notebook == name:
-                caption = caption_before(notebook, number)
-                lines += [
-                    "",
-                    f"```{{figure}} /figures/{figure}.png",
-                    f":alt: {plain(caption)}",
-                    "",
-                    _of(name, caption),
-                    "",
-                ]
-                lines += [f"[`{figure}`](#figure-{figure}){of_thesis(figure)}", "```"]
+        for figure in [figure for figure, (notebook, _) in drawn.items() if notebook == name]:
+            caption, number = caption_before(*drawn[figure]), of_thesis(figure)
+            lines += ["", f"```{{figure}} /figures/{figure}.png", f":alt: {plain(caption)}", ""]
+            lines += [_of(name, caption), "", f"[`{figure}`](#figure-{figure})", "```"]
+            if number:
+                lines[-2] += f", Figure {number} of the thesis"
     return "\n".join(lines) + "\n"
 
 
@@ -71,15 +70,15 @@ def _of(name, text):
 
 
 def of_thesis(figure):
-    """Return which figure of the thesis one stands for, by its name, as the end of a line.
+    """Return the number of the thesis's figure that one stands for, by its name.
 
     Example:
 
     >>> of_thesis("fig_2_1_network"), of_thesis("fig_losses")
-    (', Figure 2.1 of the thesis', '')
+    ('2.1', '')
     """
     number = re.match(r"fig_(\d)_(\d)_", figure)
-    return f", Figure {number[1]}.{number[2]} of the thesis" if number else ""
+    return f"{number[1]}.{number[2]}" if number else ""
 
 
 def summaries_page():

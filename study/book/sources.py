@@ -41,6 +41,7 @@ CONTENTS = {
         "docs/guides/export",
         "docs/guides/rule",
         "docs/guides/method",
+        "docs/guides/batches",
         "notebooks/README",
     ],
     "Reference": ["docs/api", "docs/format", "docs/design", "data/README", "benchmarks/README", "benchmarks/compress"],
@@ -72,7 +73,7 @@ def notebooks():
 
 
 def write_sources(folder):
-    """Write the book's sources, but for what is generated, into a folder that is empty or was written before."""
+    """Write the book's sources, but for what is generated, into a folder."""
     for page in [START, *pages()]:
         found = [ROOT / f"{page}{suffix}" for suffix in (".md", ".ipynb") if (ROOT / f"{page}{suffix}").exists()]
         for path in found:
@@ -85,11 +86,9 @@ def write_sources(folder):
 
 
 def write(path, content):
-    """Write a file if it differs, so that Sphinx reads again only what has changed."""
-    content = content.encode() if isinstance(content, str) else content
+    """Write a file, and the folders that it lies in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_bytes() != content:
-        path.write_bytes(content)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def contents():

@@ -1,0 +1,64 @@
+"""What `make` runs, without make, flock and a POSIX shell: `python -m study figures`, `test` or `book`.
+
+It uses the Python that it is started with, into which `requirements.txt` and the project have been installed.
+"""
+
+import os
+import subprocess
+import sys
+
+import click
+
+from study.paths import EXECUTED, NOTEBOOKS, ROOT
+
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+BOTH = ("tests/lqs", "tests/file", "tests/methods", "tests/compression")  # the tests that compute on a backend
+PYTEST = ("pytest", "-q", "-n", "2", "--dist=worksteal")
+NBVAL = ("pytest", "-q", "-n", "2", "--dist=loadfile", "--no-loadscope-reorder", "--nbval", "--nbval-current-env")
+
+
+@click.group(help="Run what make runs, on any operating system.")
+def commands():
+    """Group of the commands."""
+
+
+@commands.command()
+def figures():
+    """Execute every notebook, one after the other: all figures, from the run records."""
+    EXECUTED.mkdir(parents=True, exist_ok=True)
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        run("papermill", path, EXECUTED / path.name, "--cwd", NOTEBOOKS, "--no-progress-bar")
+
+
+@commands.command()
+def test():
+    """Run lint, types, tests on TensorFlow and JAX, doctests and every notebook."""
+    one = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
+    run("ruff", "check", ".")
+    run("ruff", "format", "--check", ".")
+    run("mypy")
+    run(*PYTEST, "-m", "not once", *BOTH, MPLBACKEND="Agg", KERAS_BACKEND="tensorflow", **one)
+    jax = {"MPLBACKEND": "Agg", "KERAS_BACKEND": "jax", "XLA_FLAGS": QUICK_TO_COMPILE}
+    run(*PYTEST, "--doctest-modules", "tests", "lqs", "study", **jax, **one)
+    run(*NBVAL, "--nbval-sanitize-with", "tests/nbval_sanitize.cfg", *sorted(NOTEBOOKS.glob("*.ipynb")), LQS_FIGURES="")
+
+
+@commands.command()
+def book():
+    """Build the site from notebooks, texts and docstrings into build/book/html."""
+    run("study.book", KERAS_BACKEND="jax", XLA_FLAGS=QUICK_TO_COMPILE)
+    folders = ("-d", "build/book/doctrees", "build/book/source", "build/book/html")
+    run("sphinx", "-W", "--keep-going", "--quiet", "-c", "docs", *folders, KERAS_BACKEND="jax")
+
+
+def run(module, /, *arguments, **variables):
+    """Run a module of this Python in the root of the checkout; end with its exit code if that is not 0."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), **variables}
+    code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    commands(prog_name="python -m study")
