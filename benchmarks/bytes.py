@@ -93,12 +93,11 @@ def write_page(table):
         shown[name] = [form.format(value) for value in shown[name]]
     rows = [COLUMNS.values(), ["---"] * len(COLUMNS), *shown.to_numpy()]
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in rows]
+    made_by = f"{made['date']}, lqs {made['lqs_version']}, Keras {made['keras_version']} on {made['backend']}"
     text = (
         "# Bytes of the committed models\n\n"
-        "Made of [`data/bytes.csv`](../data/bytes.csv) by `python benchmarks/bytes.py`, which says what the "
-        "columns\nare. "
-        f"{made['date']}, lqs {made['lqs_version']}, Keras {made['keras_version']} on {made['backend']}, "
-        f"zlib as of Python {made['python']}.\n\n"
+        "Made of [`data/bytes.csv`](../data/bytes.csv) by `bytes.py`, which says what the columns are: "
+        f"{made_by}.\n\n"
     )
     PAGE.write_text(text + "\n".join(lines) + "\n")
 

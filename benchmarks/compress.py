@@ -1,26 +1,33 @@
 """Size and accuracy of `lqs.compress`, beside rounding to the nearest, through the same coder.
 
-    LQS_MIRROR=... python benchmarks/compress.py mnist
+    LQS_MIRROR=... python benchmarks/compress.py dense convolutional
     python benchmarks/compress.py MobileNetV2
 
-`mnist` trains the thesis's dense network and a small convolutional one in float for some epochs, and compresses each by
-unlabelled training images. The name of a network of `keras.applications` compresses that one at 64 x 64 pixels, with
-random weights and statistics of normalization of its own: for time and memory, and how near its outputs stay. Prints a
-table.
+`dense`, the thesis's network, and `convolutional`, a small one, are trained on MNIST in float for some epochs, and
+compressed by unlabelled training images. Their rows go into `data/compress.csv`, where those of a network that is not
+named stay, and the table of all into `benchmarks/compress.md`. The name of a network of `keras.applications` compresses
+that one at 64 x 64 pixels, with random weights and statistics of normalization of its own: for time and memory, and how
+near its outputs stay. It prints a table.
 """
 
+import os
 import resource
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 from keras import layers
 
 import lqs
 from lqs.file.sizes import file_bytes, fp32_bytes
 from study import datasets, networks
+from study.environment import environment
+from study.paths import DATA
 
+TABLE, PAGE = DATA / "compress.csv", Path(__file__).with_suffix(".md")
 NUM_EXAMPLES = 6000
 REQUESTS = [
     *({"max_change": c} for c in (0.001, 0.002, 0.005, 0.01)),
@@ -68,16 +75,14 @@ def rows_of(name, model, x, x_test, y_test, requests):
     def accuracy(some):
         return 100 * float(np.mean(some.predict(x_test, batch_size=1000, verbose=0).argmax(-1) == y_test))
 
-    full = accuracy(model)
-
     def row(how, make):
         start = time.perf_counter()
         small = make()
-        seconds, size, result = time.perf_counter() - start, file_bytes(small), accuracy(small)
-        cells = f"{size:,}", f"{fp32_bytes(model) / size:.1f}", f"{result:.2f}", f"{result - full:+.2f}"
-        return name, how, *cells, f"{seconds:.0f}"
+        seconds = time.perf_counter() - start
+        return {**common, "how": how, "bytes": file_bytes(small), "accuracy": accuracy(small), "seconds": seconds}
 
-    yield name, "float", f"{fp32_bytes(model):,}", "1", f"{full:.2f}", "", ""
+    common = {"network": name, "fp32_bytes": fp32_bytes(model)}
+    yield {**common, "how": "float", "bytes": fp32_bytes(model), "accuracy": accuracy(model), "seconds": 0.0}
     for bits in (8, 6, 5, 4, 3):
         yield row(f"nearest, {bits} bits", lambda bits=bits: to_nearest(model, bits))
     for request in requests:
@@ -87,14 +92,53 @@ def rows_of(name, model, x, x_test, y_test, requests):
     yield row("`ratio=10`, without examples", lambda: lqs.compress(model, ratio=10))
 
 
-def mnist(requests):
-    """Yield the rows of the two networks."""
+NETWORKS = {"dense": (lambda: networks.dense_network((28, 28, 1), 10), 10), "convolutional": (convolutional, 4)}
+
+
+def on_mnist(name):
+    """Measure a network on MNIST, and replace its rows of the table after each."""
     data = datasets.load("mnist")
     x, x_test = (images / np.float32(255) for images in (data.x_train, data.x_test))
-    makes = {"dense": (lambda: networks.dense_network((28, 28, 1), 10), 10), "convolutional": (convolutional, 4)}
-    for name, (make, epochs) in makes.items():
-        model = trained(make, x, data.y_train, epochs, seed=1)
-        yield from rows_of(name, model, x[:NUM_EXAMPLES], x_test, data.y_test, requests)
+    make, epochs = NETWORKS[name]
+    model = trained(make, x, data.y_train, epochs, seed=1)
+    here = {key: value for key, value in environment().items() if key in ("keras_version", "lqs_version")}
+    here |= {"backend": keras.backend.backend(), "date": pd.Timestamp.now(tz="UTC").date().isoformat()}
+    here["load"] = f"{os.getloadavg()[0]:.0f}"
+    rows = []
+    for row in rows_of(name, model, x[:NUM_EXAMPLES], x_test, data.y_test, REQUESTS):
+        rows.append({**row, **here})
+        print(rows[-1], flush=True)
+    table = pd.read_csv(TABLE)
+    table = pd.concat([table[table.network != name], pd.DataFrame(rows)])
+    table = table.sort_values("network", key=lambda column: column.map(list(NETWORKS).index), kind="stable")
+    table.round({"accuracy": 2, "seconds": 0}).to_csv(TABLE, index=False)
+
+
+def write_page():
+    """Write `data/compress.csv` as a page."""
+    table = pd.read_csv(TABLE)
+    lines = [f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
+    made = []
+    for name, rows in table.groupby("network", sort=False):
+        full = rows.accuracy[rows.how == "float"].item()
+        for row in rows.itertuples():
+            cells = [name, row.how, f"{row.bytes:,}", f"{row.fp32_bytes / row.bytes:.1f}", f"{row.accuracy:.2f}"]
+            cells += ["", ""] if row.how == "float" else [f"{row.accuracy - full:+.2f}", f"{row.seconds:.0f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+        made.append(
+            f"`{name}`: {row.date}, lqs {row.lqs_version}, Keras {row.keras_version} on {row.backend}; load of the "
+            f"machine {row.load}."
+        )
+    PAGE.write_text("\n".join([TEXT, *made, "", *lines, ""]))
+
+
+TEXT = """# `lqs.compress`, measured
+
+Made of [`data/compress.csv`](../data/compress.csv) by `compress.py`: one seed, 6,000 unlabelled training images, of
+which a third is held out; accuracy on the 10,000 test images of MNIST. "Nearest" rounds every parameter to evenly
+spaced values between its largest and smallest, through the same coder. Others used the machine as well, so that seconds
+are several times those of an idle one. [pretrained.md](pretrained.md) has networks that others trained.
+"""
 
 
 def application(name, ratio):
@@ -126,14 +170,14 @@ def relative_error(expected, found):
 
 
 def main():
-    """Print the table that is asked for."""
-    name = sys.argv[1]
-    if name != "mnist":
-        application(name, float(sys.argv[2]) if len(sys.argv) > 2 else 8)
+    """Measure the networks that are asked for."""
+    names = sys.argv[1:]
+    if names and names[0] not in NETWORKS:
+        application(names[0], float(names[1]) if len(names) > 1 else 8)
         return
-    print(f"| {' | '.join(HEADINGS)} |\n|{' --- |' * len(HEADINGS)}")
-    for row in mnist(REQUESTS):
-        print(f"| {' | '.join(row)} |", flush=True)
+    for name in names:
+        on_mnist(name)
+    write_page()
 
 
 if __name__ == "__main__":

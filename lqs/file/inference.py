@@ -49,7 +49,7 @@ def _folded(layer):
     mean, variance = (to_numpy(v.value).astype("float64") for v in (layer.moving_mean, layer.moving_variance))
     gamma = to_numpy(layer.gamma.value) if layer.scale else 1.0
     factor = gamma / np.sqrt(variance + layer.epsilon)
-    folded = {}
+    folded: dict = {}
     if layer.scale:
         folded |= {id(layer.gamma): factor, id(layer.moving_variance): np.full_like(variance, 1 - layer.epsilon)}
     if layer.center:
