@@ -306,7 +306,7 @@ class Scale:
 
         By NumPy: JAX would compile each operation for each shape, which took as long as all else of `lqs.quantize`.
         """
-        parameter, scale = (np.asarray(ops.convert_to_numpy(ops.stop_gradient(t))) for t in (parameter, self.value))
+        parameter, scale = (np.asarray(ops.convert_to_numpy(t)) for t in (parameter, self.value))
         ratio = parameter / scale
         loss, what = None, f"of a parameter of the shape {parameter.shape}"
         if 0 < np.abs(ratio).max(initial=0.0) < MUCH_TOO_SMALL:

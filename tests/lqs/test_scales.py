@@ -284,7 +284,7 @@ def test_parameter_that_becomes_zero_is_warned_of(bits):
     message = r"^All elements of a parameter of the shape \(4,\) are at most a tenth of their scale, and become"
     with pytest.warns(UserWarning, match=message):
         built_for(np.full(4, 1e-6, "float32"), bits)
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings(action="error", category=UserWarning):
         built_for(np.zeros(4, "float32"), bits)
         built_for(np.array([0.01, 0.1], "float32"), bits)
 
@@ -292,14 +292,14 @@ def test_parameter_that_becomes_zero_is_warned_of(bits):
 def test_much_is_more_than_a_twentieth():
     with pytest.warns(UserWarning, match="^5% of a parameter"):
         built_for(values(1, 4.1, size=19))
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings(action="error", category=UserWarning):
         built_for(values(1, 4.1, size=21))
 
 
 @pytest.mark.parametrize("clipped, at", [(20, 4.0), (20, -4.5)])
 @pytest.mark.parametrize("parametrization", ["linear", "log"])
 def test_little_that_is_clipped_is_not(clipped, at, parametrization):
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings(action="error", category=UserWarning):
         built_for(values(clipped, at * (1 - 1e-6)), parametrization=parametrization)
 
 
@@ -308,12 +308,12 @@ def test_little_that_is_clipped_is_not(clipped, at, parametrization):
 )
 def test_nothing_is_clipped_where_the_scale_is_a_unit(name, arguments):
     layer = lqs.methods.get(name)(**arguments, initial_scale=0.01)
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings(action="error", category=UserWarning):
         layer.build_for(keras.Variable(values(9, 9.0)))
 
 
 def test_nothing_is_clipped_without_levels_or_with_a_measure():
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings(action="error", category=UserWarning):
         built_for(values(20, 9.0), bits=None)
         built_for(values(20, 9.0), initial_scale="mean", rule=Measured("mean"))
 
