@@ -159,6 +159,18 @@ def settings_table(runs, keys, digits):
     return table
 
 
+def named(table):
+    """Return a table in which methods and data sets have their labels, in its cells, its index and its columns.
+
+    Example:
+
+    >>> named(pd.DataFrame({"method": ["max_bin"], "unique": [4]})).values.tolist()
+    [['MaxBin', 4]]
+    """
+    labels = {**METHOD_LABELS, **DATASET_LABELS}
+    return table.replace(labels).rename(index=labels, columns=labels)
+
+
 def beside_published(runs, published):
     """Return the published values, one per row, and ours of the same method and strength, whatever the granularity.
 
