@@ -2,7 +2,7 @@
 
 from importlib import metadata
 
-from study.book.docstrings import to_rst
+from study.book.docstrings import class_signature, to_rst
 from study.book.mathjax import copy_mathjax
 from study.book.sources import address
 
@@ -26,6 +26,7 @@ myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline"
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
 mathjax_path = "mathjax/tex-chtml.js"
+mathjax3_config = {"chtml": {"scale": 0.9}}
 
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
@@ -62,4 +63,5 @@ def setup(app):
     """Connect what Sphinx calls while it builds."""
     app.set_html_assets_policy("always")  # the list of pages has mathematics, and every page has that list
     app.connect("autodoc-process-docstring", lambda app, what, name, thing, options, lines: to_rst(lines), priority=1)
+    app.connect("autodoc-process-signature", lambda app, what, name, thing, *_: class_signature(what, thing))
     app.connect("build-finished", lambda app, error: error or copy_mathjax(app.outdir))

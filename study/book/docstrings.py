@@ -1,5 +1,6 @@
 """Docstrings as reStructuredText: indented blocks are equations or code, tables stay as they are written."""
 
+import inspect
 import re
 
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Example|Examples|Yields):$")
@@ -30,3 +31,20 @@ def to_rst(lines):
             in_block = is_literal
         found.append("    " + line if is_table else line)
     lines[:] = found
+
+
+def class_signature(what, thing):
+    """Return the arguments of a class as Sphinx shows them, those of `__init__`; `None` for what is no class.
+
+    Keras's classes have a `__new__` as well, which takes anything.
+
+    Example:
+
+    >>> import lqs
+    >>> class_signature("class", lqs.CodeLengthPenalty)
+    ("(rate, code='geometric', **kwargs)", None)
+    """
+    if what != "class":
+        return None
+    _, *parameters = inspect.signature(thing.__init__).parameters.values()
+    return f"({', '.join(str(one.replace(annotation=inspect.Parameter.empty)) for one in parameters)})", None

@@ -34,10 +34,16 @@ def title(name):
 
 
 def section(name, heading):
-    """Return the text under a heading of the second level of a notebook, without what follows the next one."""
+    """Return the text under a heading of the second level of a notebook, without what follows the next one.
+
+    Raises:
+        ValueError: the notebook has no such heading.
+    """
     text = "\n\n".join(source(cell) for cell in read_cells(name) if cell["cell_type"] == "markdown")
     sections = re.split(r"(?m)^## (.+)$", text)
     found = dict(zip(sections[1::2], sections[2::2], strict=True))
+    if heading not in found:
+        raise ValueError(f"Notebook {name} must have one of the headings {list(found)}. Received: {heading!r}")
     return found[heading].strip()
 
 
