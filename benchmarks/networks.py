@@ -299,7 +299,7 @@ def main():
         except Exception as error:  # a row of the table
             print(json.dumps({"error": f"{type(error).__name__}: {first_line(error)}"}), flush=True)
         return
-    rows = pd.read_csv(TABLE, keep_default_na=False).to_dict("records") if TABLE.exists() else []
+    rows = pd.read_csv(TABLE).to_dict("records") if TABLE.exists() else []
     known = {(row["backend"], row["network"]) for row in rows}
     for backend in arguments.backends:
         for name in arguments.only:

@@ -47,6 +47,9 @@ class TargetSize(keras.callbacks.Callback):
     larger scale too many others would become it at once: there scales are moved at the end only, and only if the size
     is missed.
 
+    Moved scales change what batch normalization sees, and its moving averages follow in some hundreds of steps only.
+    After a short training, evaluate and save such a network after a few more epochs of `fit` with this callback.
+
     Rates stay where `fit` leaves them, so that another `fit` without the callback goes on changing the size. With it, a
     network that has the size keeps it.
 
