@@ -28,7 +28,7 @@ from study.weights import is_kept, read_weights, write_weights
 STEPS_PER_EXECUTION = 25  # after which callbacks of batches are called, so that a target's runs depend on it
 STEPS_OF_A_SCAN = 375  # a fifth of an epoch of MNIST under the thesis's protocol
 DISTILLATION_TEMPERATURE = 3.0
-NOT_KEPT = ("learning_rate", "file_bytes", "val_loss_at_size")  # of the logs, in a record
+NOT_KEPT = ("learning_rate", "file_bytes", "file_ratio", "asked_ratio", "val_loss_at_size")  # of the logs, in a record
 
 
 def run_all(configs, root=RUNS, weights=WEIGHTS):
