@@ -6,6 +6,7 @@ It uses the Python that it is started with, into which `requirements.txt` and th
 import os
 import subprocess
 import sys
+from functools import partial
 
 import click
 
@@ -33,22 +34,24 @@ def figures():
 @commands.command()
 def test():
     """Run lint, types, tests on TensorFlow and JAX, doctests and every notebook."""
-    one = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
-    run("ruff", "check", ".")
-    run("ruff", "format", "--check", ".")
-    run("mypy")
-    run(*PYTEST, "-m", "not once", *BOTH, MPLBACKEND="Agg", KERAS_BACKEND="tensorflow", **one)
+    one_core = partial(run, OMP_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1")
+    one_core("ruff", "check", ".")
+    one_core("ruff", "format", "--check", ".")
+    one_core("mypy")
+    one_core(*PYTEST, "-m", "not once", *BOTH, MPLBACKEND="Agg", KERAS_BACKEND="tensorflow")
     jax = {"MPLBACKEND": "Agg", "KERAS_BACKEND": "jax", "XLA_FLAGS": QUICK_TO_COMPILE}
-    run(*PYTEST, "--doctest-modules", "tests", "lqs", "study", **jax, **one)
-    run(*NBVAL, "--nbval-sanitize-with", "tests/nbval_sanitize.cfg", *sorted(NOTEBOOKS.glob("*.ipynb")), LQS_FIGURES="")
+    one_core(*PYTEST, "--doctest-modules", "tests", "lqs", "study", **jax)
+    notebooks = [path.relative_to(ROOT) for path in sorted(NOTEBOOKS.glob("*.ipynb"), reverse=True)]
+    one_core(*NBVAL, "--nbval-sanitize-with", "tests/nbval_sanitize.cfg", *notebooks, LQS_FIGURES="")
 
 
 @commands.command()
 def book():
     """Build the site from notebooks, texts and docstrings into build/book/html."""
-    run("study.book", KERAS_BACKEND="jax", XLA_FLAGS=QUICK_TO_COMPILE)
+    one_core = partial(run, KERAS_BACKEND="jax", OMP_NUM_THREADS="1", XLA_FLAGS=QUICK_TO_COMPILE)
+    one_core("study.book")
     folders = ("-d", "build/book/doctrees", "build/book/source", "build/book/html")
-    run("sphinx", "-W", "--keep-going", "--quiet", "-c", "docs", *folders, KERAS_BACKEND="jax")
+    one_core("sphinx", "-W", "--keep-going", "--quiet", "-c", "docs", *folders)
 
 
 def run(module, /, *arguments, **variables):

@@ -16,9 +16,10 @@ from lqs.file.atomic import write_atomically
 from study.parameters import is_committed
 from study.paths import FIGURES, STYLE
 from study.records import PUBLISHED_QUANTITIES
-from study.styles import DATASET_LABELS, MARKERS, METHOD_LABELS, method_style
-
-__all__ = ["DATASET_LABELS", "METHOD_LABELS", "method_style"]  # notebooks take them from here
+from study.styles import DATASET_LABELS as DATASET_LABELS  # notebooks take these from here, too
+from study.styles import MARKERS
+from study.styles import METHOD_LABELS as METHOD_LABELS
+from study.styles import method_style as method_style
 
 PLAYED = "played_figures"
 PUBLISHED = {"color": "black", "marker": "x", "markersize": 5, "linestyle": "none", "label": "published", "zorder": 5}

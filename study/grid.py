@@ -60,7 +60,7 @@ def read_grid(path=GRID):
     >>> [curve["granularity"] for curve in read_grid()["smoke"]]
     ['scalar', 'row', 'scalar', 'row']
     """
-    batches = yaml.safe_load(Path(path).read_text())
+    batches = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     return {
         batch: [curve for number, family in enumerate(families, start=1) for curve in _curves(batch, number, family)]
         for batch, families in batches.items()

@@ -9,7 +9,7 @@ from study.paths import PARAMETERS
 
 def read_parameters(path=PARAMETERS):
     """Return `{notebook: {"committed": {name: value}, "others": [{name: value}, ...]}}`."""
-    return yaml.safe_load(path.read_text())
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def is_committed(notebook, variables, path=PARAMETERS):

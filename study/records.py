@@ -120,7 +120,7 @@ def read_published(dataset, path=PUBLISHED):
 
 def _parse(path):
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         Config.from_flat(record["config"])
         return {key: record[key] for key in ("config", "environment", "history", "final", "parameters")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

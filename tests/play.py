@@ -19,7 +19,7 @@ from study.paths import NOTEBOOKS
 def play(notebook, parameters):
     """Run the code cells of a notebook; what they print is dropped, an error is raised."""
     variables = {"__name__": "__main__"}
-    for number, cell in enumerate(json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text())["cells"]):
+    for number, cell in enumerate(json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]):
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), f"{notebook}, cell {number}", "exec"), variables)
             if "parameters" in cell["metadata"].get("tags", []):

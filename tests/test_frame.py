@@ -73,6 +73,11 @@ def test_every_locked_entry_has_one_version_and_hashes():
     assert [found for found in lock_entries() if not re.fullmatch(entry, found)] == []
 
 
+def test_study_reads_text_in_the_same_encoding_on_every_system():
+    paths = [*(ROOT / "study").rglob("*.py"), ROOT / "tests/play.py"]
+    assert [path.name for path in paths if ".read_text()" in path.read_text(encoding="utf-8")] == []
+
+
 def test_lock_names_no_host():
     assert "://" not in LOCK
     assert not re.search(r"(?m)^\s*(-i|-f|--index|--extra-index|--find-links|--trusted-host)", LOCK)
@@ -133,6 +138,12 @@ def test_notebook_has_clean_outputs(path):
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert [output for output in outputs if output["output_type"] == "error"] == []
     assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.name[0].isdigit()], ids=lambda path: path.name)
+def test_title_has_the_number_of_the_notebook(path):
+    first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+    assert re.match(rf"# {int(path.name[:2])}\. [A-Z]", first)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

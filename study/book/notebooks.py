@@ -99,12 +99,12 @@ def caption_before(name, number):
     return last if last.startswith("**") else f"**{heading}.** {last}"
 
 
-def plain(text):
-    """Return Markdown as plain text, for those who hear a page.
+def alternative_text(name, number):
+    """Return the text that a cell's metadata has for those who do not see its figures, where myst-nb looks for it.
 
     Example:
 
-    >>> plain("**Figure 2.4.** At $s$, `floor` [gysel2018].")
-    'Figure 2.4. At s, floor [gysel2018].'
+    >>> alternative_text("04_nested_layer", 10)
+    'A four by three matrix with one scale for all, one per row, one per column and one per weight.'
     """
-    return re.sub(r"[*`$\\]|(?<!\w)_|_(?!\w)", "", text)
+    return read_cells(name)[number]["metadata"]["mystnb"]["image"]["alt"]

@@ -6,7 +6,16 @@ import pandas as pd
 from pybtex.database import parse_file
 from pybtex.style.formatting.unsrt import Style
 
-from study.book.notebooks import batches, caption_before, drawn_figures, plain, read_cells, section, source, title
+from study.book.notebooks import (
+    alternative_text,
+    batches,
+    caption_before,
+    drawn_figures,
+    read_cells,
+    section,
+    source,
+    title,
+)
 from study.book.sources import notebooks, prepare_text
 from study.paths import BIBLIOGRAPHY, DATA, NOTEBOOKS
 from study.records import PUBLISHED_QUANTITIES
@@ -58,7 +67,7 @@ def figures_page():
         lines += [f"Records: {records} of `notebooks/grid.yaml`."] if records else []
         for figure in [figure for figure, (notebook, _) in drawn.items() if notebook == name]:
             caption, number = caption_before(*drawn[figure]), of_thesis(figure)
-            lines += ["", f"```{{figure}} /figures/{figure}.png", f":alt: {plain(caption)}", ""]
+            lines += ["", f"```{{figure}} /figures/{figure}.png", f":alt: {alternative_text(*drawn[figure])}", ""]
             lines += [_of(name, caption), "", f"[`{figure}`](#figure-{figure})", "```"]
             if number:
                 lines[-2] += f", Figure {number} of the thesis"

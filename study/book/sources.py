@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from study.book.notebooks import caption_before, drawn_figures, plain
+from study.book.notebooks import drawn_figures
 from study.paths import ROOT
 
 # Caption and pages, in reading order: their paths in the checkout without suffix. `study.book` writes `pages/`.
@@ -101,7 +101,7 @@ def contents():
 
 
 def prepare_notebook(text, path):
-    """Return a notebook's JSON, prepared: links and citations, set-up and drawing folded away, texts for its images."""
+    """Return a notebook's JSON, prepared: links and citations, set-up and drawing folded away."""
     notebook = json.loads(text)
     cells = []
     for number, cell in enumerate(notebook["cells"]):
@@ -115,7 +115,6 @@ def prepare_notebook(text, path):
             if names:
                 targets = "\n".join(f"(figure-{name})=" for name in names)
                 cells.append({"cell_type": "markdown", "id": f"figures-{number}", "metadata": {}, "source": targets})
-            cell["metadata"]["mystnb"] = {"image": {"alt": plain(caption_before(path.stem, number))}}
         cells.append(cell)
     return json.dumps({**notebook, "cells": cells}, ensure_ascii=False, indent=1)
 
