@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from lqs.compression import change_of_outputs
+from lqs.compression.examples import arrays_of, check_outputs
 from lqs.file.sizes import file_bytes
 
 if TYPE_CHECKING:
@@ -32,13 +33,15 @@ def compare(model: keras.Model, small: keras.Model, x: Any) -> "pd.DataFrame":
     Args:
         model: a built `keras.Model`, in float or not.
         small: another one, as of `lqs.quantize` or `lqs.compress`, with the same inputs and outputs.
-        x: inputs, as `predict` takes them: an array, or a list or dictionary of arrays.
+        x: inputs, as `lqs.compress` takes them: an array, a list or dictionary of arrays, or what gives batches, of
+            which 4,096 examples are read.
 
     Returns:
         `pandas.DataFrame` with the rows `model` and `small`.
 
     Raises:
-        ValueError: if `x` does not hold examples, or the outputs are not of the same shapes; also as `lqs.save` does.
+        ValueError: if `x` does not hold examples, or the outputs are not finite or not of the same shapes; also as
+            `lqs.save` does.
 
     Example:
 
@@ -55,10 +58,10 @@ def compare(model: keras.Model, small: keras.Model, x: Any) -> "pd.DataFrame":
     for name, each in models.items():
         if not isinstance(each, keras.Model) or not each.built:
             raise ValueError(f"Argument `{name}` must be a built Keras model. Received: {name}={each!r}")
-    sizes = sorted({len(array) for array in keras.tree.flatten(x)})
-    if len(sizes) != 1 or not sizes[0]:
-        raise ValueError(f"Argument `x` must hold examples. Received: arrays of {sizes} examples")
+    x = arrays_of(x)
     outputs = {name: _outputs(each, x) for name, each in models.items()}
+    for name, arrays in outputs.items():
+        check_outputs(arrays, name)
     shapes = {name: [array.shape for array in arrays] for name, arrays in outputs.items()}
     if shapes["model"] != shapes["small"]:
         raise ValueError(f"Argument `small` must have outputs of the shapes of those of `model`. Received: {shapes}")

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from lqs.inspection import entropy_bits, model_integers
+from lqs.tables import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 MAX_PARTS, MAX_PARAMETERS, NUM_COLUMNS = 24, 12, 4
 COLOR, MUTED = "#0072b2", "#999999"
 MAX_BARS = 64  # of a histogram: of more integers several share a bar
+LONGEST_PART, LONGEST_TITLE = 40, 32  # characters of a path
 
 
 def plot_sizes(report: "pd.DataFrame", axes: Any = None) -> Any:
@@ -33,7 +35,7 @@ def plot_sizes(report: "pd.DataFrame", axes: Any = None) -> Any:
         ModuleNotFoundError: if matplotlib is not installed.
         ValueError: if `report` is not such a table.
     """
-    if "total" not in getattr(report, "index", ()) or "file_bytes" not in report:
+    if "total" not in getattr(report, "index", ()) or not {"elements", "file_bytes", "fp32_bytes"} <= set(report):
         raise ValueError(f"Argument `report` must be a table of `lqs.size_report`. Received: report={report!r}")
     parts = report.drop(index="total")[["elements", "file_bytes"]].sort_values("file_bytes", kind="stable")
     parts = parts[parts["file_bytes"] > 0]
@@ -46,7 +48,8 @@ def plot_sizes(report: "pd.DataFrame", axes: Any = None) -> Any:
         _, axes = _pyplot("plot_sizes").subplots(figsize=(7, 1 + 0.25 * len(parts)), layout="constrained")
     named = {"tables", "scales", "other variables", "header"}
     colors = [MUTED if part in named or part.endswith(" others") else COLOR for part in parts.index]
-    bars = axes.barh(parts.index, parts["file_bytes"], color=colors)
+    bars = axes.barh(range(len(parts)), parts["file_bytes"], color=colors)
+    axes.set_yticks(range(len(parts)), [shortened(part, LONGEST_PART) for part in parts.index])
     labels = [f"{size:,.0f}{_bits(size, elements)}" for elements, size in parts.to_numpy()]
     axes.bar_label(bars, labels, padding=3, fontsize="small")
     axes.margins(x=0.3, y=0.02)
@@ -85,7 +88,8 @@ def plot_integers(model: keras.layers.Layer) -> np.ndarray:
     )
     for axes, (path, array) in zip(grid.flat, drawn.items(), strict=False):
         _histogram(axes, array)
-        axes.set_title(f"{'/'.join(path.split('/')[-2:])}\n{entropy_bits(array):.2f} bits", fontsize="small")
+        title = shortened("/".join(path.split("/")[-2:]), LONGEST_TITLE)
+        axes.set_title(f"{title}\n{entropy_bits(array):.2f} bits", fontsize="small")
     for axes in grid.flat[len(drawn) :]:
         axes.remove()
     figure.supxlabel("integer", fontsize="small")
@@ -95,6 +99,7 @@ def plot_integers(model: keras.layers.Layer) -> np.ndarray:
 
 def _histogram(axes: Any, array: np.ndarray) -> None:
     """Draw a bar for each integer, or for so many next to each other that they fit."""
+    array = array.astype("int64")  # in which the range of int32 has room
     lowest, highest = int(array.min()), int(array.max())
     width = math.ceil((highest - lowest + 1) / MAX_BARS)
     bins, counts = np.unique((array - lowest) // width, return_counts=True)

@@ -21,20 +21,33 @@ class Summary(pd.DataFrame):
     """
 
     def __repr__(self) -> str:
+        if not self._is_whole():
+            return super().__repr__()
         if not len(self):
             return self._total()
         table = self._narrow()
         num_others = max(len(line) for line in table.drop(columns="parameter").to_string(index=False).splitlines())
         width = max(shutil.get_terminal_size().columns - num_others - 1, LEAST_WIDTH)
-        paths = [_shortened(path, width) for path in ["parameter", *table["parameter"]]]
+        paths = [shortened(path, width) for path in ["parameter", *table["parameter"]]]
         width = max(map(len, paths))
         heading, *table["parameter"] = [path.ljust(width) for path in paths]
         table = table.rename(columns={"parameter": heading})
-        return f"{table.to_string(index=False, max_rows=pd.get_option('display.max_rows'))}\n{self._total()}"
+        return f"{table.to_string(index=False, max_rows=self._max_rows())}\n{self._total()}"
 
-    def _repr_html_(self) -> str:
-        rows = self._narrow().to_html(index=False, max_rows=pd.get_option("display.max_rows"), border=0)
+    def _repr_html_(self) -> str | None:
+        if not self._is_whole():
+            return super()._repr_html_()  # type: ignore[misc]
+        rows = self._narrow().to_html(index=False, max_rows=self._max_rows(), border=0)
         return f"{rows * bool(len(self))}<p>{self._total()}</p>"
+
+    def _is_whole(self) -> bool:
+        """Return whether all columns are still there, which methods of pandas may change in place."""
+        return set(COLUMNS) <= set(self)
+
+    def _max_rows(self) -> int:
+        """Return how many rows are displayed: of more than 60, ten, as pandas does by default."""
+        most, least = pd.get_option("display.max_rows"), pd.get_option("display.min_rows")
+        return len(self) if most is None or len(self) <= most else min(least or most, most)
 
     def _narrow(self) -> pd.DataFrame:
         """Return what is displayed: few columns of short strings."""
@@ -59,13 +72,18 @@ class Summary(pd.DataFrame):
         if not sizes:
             return "Nothing is quantized."
         bits, zeros = (sum(self[column] * sizes) / sum(sizes) for column in ("entropy_bits", "zeros"))
-        return f"{sum(sizes):,} parameters in {len(sizes)} tensors, {bits:.2f} bits each, {zeros:.0%} zeros"
+        counts = f"{_counted(sum(sizes), 'parameter')} in {_counted(len(sizes), 'tensor')}"
+        return f"{counts}, {bits:.2f} bits each, {zeros:.0%} zeros"
+
+
+def _counted(num: int, noun: str) -> str:
+    return f"{num:,} {noun}{'s' * (num != 1)}"
 
 
 def _range(low: Any, high: Any) -> str:
     return f"{low}" if low == high else f"{low}…{high}"
 
 
-def _shortened(path: str, width: int) -> str:
+def shortened(path: str, width: int) -> str:
     """Return the end of a path, which says most."""
     return path if len(path) <= width else f"…{path[1 - width :]}"

@@ -82,22 +82,30 @@ def change_of_outputs(expected, outputs):
 
     Args:
         expected: a list of batches, each a list of the arrays of the outputs.
-        outputs: the same of the other model. Of several outputs, the largest change counts.
+        outputs: the same of the other model. Of several outputs, the largest change counts. NaN and infinity in one of
+            the two make it infinite.
 
     Example:
 
     >>> change_of_outputs([[np.array([[1, 2], [2, 1]])]], [[np.array([[1, 3], [1, 2]])]])
     0.5
     """
-    changes = []
+    changes: list = []
     for some, others in zip(zip(*expected, strict=True), zip(*outputs, strict=True), strict=True):
-        a, b = (np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays]) for arrays in (some, others))
-        if a.shape[-1] > 1:  # equal ones, as those of dead units, take turns
+        a, b = (np.concatenate([_in_rows(array) for array in arrays]) for arrays in (some, others))
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            changes.append(float("inf"))
+        elif a.shape[-1] > 1:  # equal ones, as those of dead units, take turns
             largest = np.take_along_axis(a, b.argmax(-1)[:, None], -1)[:, 0]
             changes.append(np.mean(a.max(-1) - largest > 1e-5 * a.std()))
         else:
             changes.append(np.linalg.norm(a - b) / (np.linalg.norm(a) + 1e-30))
     return float(max(changes))
+
+
+def _in_rows(array):
+    """Return an array of two axes: the last one is that of the units, of which an output of one axis has one."""
+    return array.reshape(-1, array.shape[-1] if array.ndim > 1 else 1)
 
 
 def _request(max_change, ratio, bytes):

@@ -26,22 +26,34 @@ def batches_of(x, model):
     Raises:
         ValueError: if there are no two examples, or no inputs can be drawn.
     """
-    if x is None:
-        x = _drawn(model)
-    elif not isinstance(x, (np.ndarray, list, dict, tuple)) and not keras.ops.is_tensor(x):
-        x = _joined(x)
-    x = keras.tree.map_structure(lambda array: _as_array(array), x)
-    sizes = {len(array) for array in keras.tree.flatten(x)}
-    if len(sizes) != 1 or min(sizes) < 2:
-        raise ValueError(
-            "Argument `x` must hold at least two examples, the same number for each input of the model. "
-            f"Received: arrays of {sorted(sizes)} examples"
-        )
-    (size,) = sizes
+    x = arrays_of(_drawn(model) if x is None else x, least=2)
+    size = num_examples([x])
     order = np.random.default_rng(0).permutation(size)
     num_held_out = -(-size // HELD_OUT)
     held_out, rest = np.sort(order[:num_held_out]), order[num_held_out:]
     return _batches(x, rest), _batches(x, held_out)
+
+
+def arrays_of(x, least=1):
+    """Return inputs as NumPy arrays.
+
+    Args:
+        x: as of `batches_of`, but not `None`.
+        least: number of examples that there must be.
+
+    Raises:
+        ValueError: if `x` is nothing like that.
+    """
+    if not isinstance(x, (np.ndarray, list, dict, tuple)) and not keras.ops.is_tensor(x):
+        x = _joined(x)
+    x = keras.tree.map_structure(_as_array, x)
+    sizes = {len(array) for array in keras.tree.flatten(x)}
+    if len(sizes) != 1 or min(sizes) < least:
+        raise ValueError(
+            f"Argument `x` must hold at least {least} examples, the same number for each input of the model. "
+            f"Received: arrays of {sorted(sizes)} examples"
+        )
+    return x
 
 
 def read_npz(path, model):
@@ -66,6 +78,12 @@ def num_examples(batches):
     return sum(len(keras.tree.flatten(batch)[0]) for batch in batches)
 
 
+def check_outputs(arrays, name):
+    """Raise if outputs of the model that is the argument `name` are not finite."""
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError(f"Argument `{name}` must have finite outputs. Received: outputs with NaN or infinity")
+
+
 def _batches(x, indices):
     """Return batches that are the smaller the larger an example is."""
     arrays = keras.tree.flatten(x)
@@ -76,7 +94,9 @@ def _batches(x, indices):
 
 
 def _as_array(array):
-    array = np.asarray(array) if isinstance(array, (np.ndarray, list)) else to_numpy(array)
+    if not getattr(array, "shape", ()):
+        raise _is_no_input(f"x with {array!r}")
+    array = array if isinstance(array, np.ndarray) else to_numpy(array)
     return array.astype("float32") if array.dtype == "float64" else array
 
 
@@ -85,10 +105,7 @@ def _joined(batches):
     if isinstance(batches, keras.utils.PyDataset):
         batches = map(batches.__getitem__, range(batches.num_batches))
     if not hasattr(batches, "__iter__"):
-        raise ValueError(
-            "Argument `x` must be an array, a list or dictionary of arrays, a dataset, a generator or None. "
-            f"Received: x={batches!r}"
-        )
+        raise _is_no_input(f"x={batches!r}")
     read, size = [], 0
     for batch in itertools.islice(batches, MAX_EXAMPLES):
         batch = keras.tree.map_structure(_as_array, batch[0] if isinstance(batch, tuple) else batch)
@@ -99,6 +116,13 @@ def _joined(batches):
     if not read:
         raise ValueError(f"Argument `x` must hold examples. Received: x={batches!r} without any")
     return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *read)
+
+
+def _is_no_input(received):
+    """Return the error of what is neither an array nor holds any."""
+    return ValueError(
+        f"Argument `x` must be an array, a list or dictionary of arrays, a dataset or a generator. Received: {received}"
+    )
 
 
 def _drawn(model):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from lqs.compression.examples import num_examples
+from lqs.compression.examples import check_outputs, num_examples
 from lqs.compression.moments import MAX_ELEMENTS, Moments, Stop, captured, kernels
 from lqs.compression.rounding import damped, rounded_alone, rounded_matrix
 from lqs.compression.sensitivities import sensitivities
@@ -50,6 +50,7 @@ class Network:
         pairs = candidates(self.model)
         self.parameters = [variable for owner, variable in pairs if is_not_normalization(owner, variable)]
         self.outputs = self.predict(held_out)
+        check_outputs([array for arrays in self.outputs for array in arrays], "model")
         self._measure_sensitivities(model)
         self._find_order()
         self._first = None

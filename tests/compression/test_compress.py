@@ -174,6 +174,27 @@ def test_equal_outputs_may_take_turns():
     assert change_of_outputs([[np.array([[2.0]])]], [[np.array([[1.0]])]]) == 0.5
 
 
+@pytest.mark.once
+def test_outputs_of_one_axis(rng):
+    """Of `[3, 4]` and `[3, 3.5]`, in batches of one, the relative error is a tenth."""
+    batches = [[[np.array([value])] for value in values] for values in ([3.0, 4.0], [3.0, 3.5])]
+    assert change_of_outputs(*batches) == change_of_outputs([[np.array([3.0, 4.0])]], [[np.array([3.0, 3.5])]]) == 0.1
+    inputs = keras.Input((20,))
+    outputs = layers.Reshape(())(layers.Dense(1)(layers.Dense(9, "relu")(inputs)))
+    x = examples(rng, 1700)  # so that the last batch is a smaller one
+    assert file_bytes(compress(keras.Model(inputs, outputs), x, bytes=1500)) <= 1500
+
+
+@pytest.mark.once
+def test_outputs_must_be_finite(rng):
+    some, nan = [[np.ones((2, 3))]], [[np.full((2, 3), np.nan)]]
+    assert change_of_outputs(some, nan) == change_of_outputs(nan, some) == np.inf
+    model = network()
+    model.layers[-1].bias.assign(np.full(5, np.nan))
+    with pytest.raises(ValueError, match="Argument `model` must have finite outputs"):
+        compress(model, examples(rng, 12), bytes=1500)
+
+
 def test_report(rng, capsys):
     compress(models.example("custom").model, rng.normal(size=(30, 4)), bytes=2000, verbose=True)
     lines = capsys.readouterr().out.splitlines()
@@ -193,7 +214,8 @@ def test_report(rng, capsys):
         ({"bytes": 50}, "Argument `bytes` asks for 50 bytes, but header, scales and what is not quantized take"),
         ({"ratio": 1e9}, "Received: ratio=1000000000.0"),
         ({"ratio": 2, "x": 3}, "Argument `x` must be an array, a list or dictionary"),
-        ({"ratio": 2, "x": np.ones((1, 20))}, "Argument `x` must hold at least two examples"),
+        ({"ratio": 2, "x": [[1.0] * 20] * 4}, "Argument `x` must be an array, .* Received: x with 1.0"),
+        ({"ratio": 2, "x": np.ones((1, 20))}, "Argument `x` must hold at least 2 examples"),
         ({"ratio": 2, "x": iter([])}, "Argument `x` must hold examples"),
         ({"max_change": 0.1, "measure": lambda *_: 0.5}, "Argument `max_change` must be at least 0.5"),
     ],

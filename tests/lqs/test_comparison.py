@@ -44,12 +44,30 @@ def test_several_inputs_and_outputs(rng):
 
 
 @pytest.mark.once
+def test_batches_and_outputs_of_one_axis(rng):
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Reshape(())(keras.layers.Dense(1, use_bias=False)(inputs)))
+    model.set_weights([np.array([[3.0], [4.0]])])
+    small = keras.models.clone_model(model)
+    small.set_weights([np.array([[3.0], [3.5]])])
+    table = lqs.compare(model, small, ((row[None], 0) for row in np.eye(2, dtype="float32")))
+    assert table["agreement"].tolist() == pytest.approx([1.0, 0.9])
+
+
+@pytest.mark.once
 @pytest.mark.parametrize(
     "change, message",
     [
         ({"model": 3}, "Argument `model` must be a built Keras model. Received: model=3"),
         ({"small": keras.Sequential([])}, "Argument `small` must be a built Keras model. Received: small="),
-        ({"x": np.zeros((0, 2))}, "Argument `x` must hold examples. Received: arrays of \\[0\\] examples"),
+        ({"x": np.zeros((0, 2))}, "Argument `x` must hold at least 1 examples.* Received: arrays of \\[0\\] examples"),
+        ({"x": [np.ones((2, 2)), np.ones((3, 2))]}, "the same number for each input .* arrays of \\[2, 3\\] examples"),
+        ({"x": None}, "Argument `x` must be an array, .* Received: x=None"),
+        ({"x": 3}, "Argument `x` must be an array, .* Received: x=3"),
+        ({"x": [[1.0, 2.0]]}, "Argument `x` must be an array, .* Received: x with 1.0"),
+        ({"x": ["a", "b"]}, "Argument `x` must be an array, .* Received: x with 'a'"),
+        ({"model": network([[np.nan, 1.0], [0.4, 0.5]])}, "Argument `model` must have finite outputs"),
+        ({"small": network([[np.inf, 1.0], [0.4, 0.5]])}, "Argument `small` must have finite outputs"),
         ({"small": network([[1.0], [1.0]])}, "Argument `small` must have outputs of the shapes of those of `model`"),
     ],
 )

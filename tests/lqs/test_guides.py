@@ -24,11 +24,15 @@ on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reas
 @pytest.mark.filterwarnings("ignore:The file takes")  # so short a training misses the size
 @pytest.mark.filterwarnings("ignore:In the future `np.object` will be defined:FutureWarning")  # in tf2onnx
 def test_code_runs(path, tmp_path, monkeypatch, rng):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
     monkeypatch.chdir(tmp_path)
     layers = [keras.Input((64,)), keras.layers.Dense(64, "relu"), keras.layers.Dense(3, "softmax")]
     keras.Sequential(layers).save("mine.keras")
-    names = {"x_train": rng.normal(size=(96, 64)).astype("float32"), "y_train": np.arange(96) % 3}
+    x = rng.normal(size=(96, 64)).astype("float32")
+    names = {"x_train": x, "y_train": np.arange(96) % 3, "x_test": x}
     for block in GUIDES[path]:
         short = re.sub(r"(epochs=|decay_steps=)20", r"\g<1>2", block.replace("bytes=20_000", "bytes=2_000"))
         exec(compile(short, path.name, "exec"), names)
+    plt.close("all")
     assert path.stem not in ("README", "compress") or Path("mine.lqs").exists()

@@ -58,6 +58,25 @@ def test_the_smallest_of_many_parts_share_a_bar():
     assert axes.texts[0].get_text() == "153 (9.00 bits each)"
 
 
+def test_long_paths_keep_their_ends(recwarn):
+    names = [f"{'block/' * 15}layer_{n}/kernel" for n in range(100, 400)]
+    report = pd.DataFrame({"elements": 8, "file_bytes": range(1, 301), "fp32_bytes": 32}, names)
+    report.loc["total"] = report.sum()
+    axes = lqs.plot_sizes(report)
+    axes.figure.canvas.draw()
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[0] == "277 others" and len(labels) == len(set(labels)) == len(axes.patches)
+    assert all(label.startswith("…") and label.endswith("/kernel") for label in labels[1:])
+    assert axes.get_tightbbox().x0 >= 0 and not recwarn.list
+
+
+def test_parts_of_the_same_shortened_path_have_a_bar_each():
+    report = pd.DataFrame({"elements": 8, "file_bytes": [3, 4], "fp32_bytes": 32}, [n + "/block" * 9 for n in "ab"])
+    report.loc["total"] = report.sum()
+    axes = lqs.plot_sizes(report)
+    assert [bar.get_y() for bar in axes.patches] == [-0.4, 0.6]
+
+
 def test_integers(model):
     first, second = lqs.plot_integers(model)
     bars = {round(bar.get_x() + bar.get_width() / 2, 6): bar.get_height() for bar in first.patches}
@@ -73,10 +92,21 @@ def test_integers_of_the_largest_parameters():
     assert len(drawn) == plots.MAX_PARAMETERS and len(drawn[0].figure.axes) == len(drawn)
 
 
+def test_integers_at_both_ends_of_int32():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="ends")])
+    model = lqs.quantize(model, lqs.NestedQuantization(rounding="nearest", initial_scale=1.0), None)
+    model.set_weights([np.array([[2.0**31 - 128], [-(2.0**31)]]), *model.get_weights()[1:]])
+    (axes,) = lqs.plot_integers(model)
+    assert [bar.get_height() for bar in axes.patches] == [0.5, 0.5]
+    assert [bar.get_x() > 0 for bar in axes.patches] == [False, True]
+
+
 @pytest.mark.parametrize("draw, name", [(lqs.plot_sizes, "report"), (lqs.plot_integers, "model")])
 def test_what_cannot_be_drawn(draw, name):
     with pytest.raises(ValueError, match=f"Argument `{name}` must .* Received: {name}=3"):
         draw(3)
+    with pytest.raises(ValueError, match="Argument `report` must be a table"):
+        lqs.plot_sizes(pd.DataFrame({"file_bytes": [1]}, ["total"]))
     with pytest.raises(ValueError, match="Argument `model` must have quantized parameters"):
         lqs.plot_integers(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]))
 

@@ -44,12 +44,23 @@ def test_html(table):
 
 
 def test_no_column_of_notes_without_any(table):
-    assert "note" not in repr(lqs.tables.Summary(table.iloc[:1]))
+    first = repr(lqs.tables.Summary(table.iloc[:1]))
+    assert "note" not in first and first.endswith("4 parameters in 1 tensor, 2.00 bits each, 25% zeros")
 
 
-def test_many_rows_are_cut_as_pandas_cuts_them(table):
-    long = lqs.tables.Summary(pd.concat([table] * 40))
-    assert len(repr(long).splitlines()) < 70 and "240 parameters in 80 tensors" in repr(long)
+@pytest.mark.parametrize("num, num_displayed", [(30, 60), (40, 10)])
+def test_many_rows_are_cut_as_pandas_cuts_them(table, num, num_displayed):
+    long = lqs.tables.Summary(pd.concat([table] * num))
+    for displayed in (repr(long), long._repr_html_()):
+        assert displayed.count("/kernel") == repr(pd.DataFrame(long)).count("/kernel") == num_displayed
+        assert f"{6 * num} parameters in {2 * num} tensors" in displayed
+
+
+def test_changed_in_place(table):
+    table.pop("note")
+    assert repr(table) == repr(pd.DataFrame(table)) and table._repr_html_() == pd.DataFrame(table)._repr_html_()
+    del table["shape"]
+    assert repr(table) == repr(pd.DataFrame(table))
 
 
 def test_empty():
