@@ -99,7 +99,7 @@ def write_page(table):
         "Made of [`data/bytes.csv`](../data/bytes.csv) by `bytes.py`, which says what the columns are: "
         f"{made_by}.\n\n"
     )
-    PAGE.write_text(text + "\n".join(lines) + "\n")
+    PAGE.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main():

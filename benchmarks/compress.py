@@ -114,9 +114,8 @@ def on_mnist(name):
     table.round({"accuracy": 2, "seconds": 0}).to_csv(TABLE, index=False)
 
 
-def write_page():
-    """Write `data/compress.csv` as a page."""
-    table = pd.read_csv(TABLE)
+def write_page(table):
+    """Write the table of `data/compress.csv` as a page."""
     lines = [f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
     made = []
     for name, rows in table.groupby("network", sort=False):
@@ -129,15 +128,15 @@ def write_page():
             f"`{name}`: {row.date}, lqs {row.lqs_version}, Keras {row.keras_version} on {row.backend}; load of the "
             f"machine {row.load}."
         )
-    PAGE.write_text("\n".join([TEXT, *made, "", *lines, ""]))
+    PAGE.write_text("\n".join([TEXT, *made, "", *lines, ""]), encoding="utf-8")
 
 
 TEXT = """# `lqs.compress`, measured
 
 Made of [`data/compress.csv`](../data/compress.csv) by `compress.py`: one seed, 6,000 unlabelled training images, of
 which a third is held out; accuracy on the 10,000 test images of MNIST. "Nearest" rounds every parameter to evenly
-spaced values between its largest and smallest, through the same coder. Others used the machine as well, so that seconds
-are several times those of an idle one. [pretrained.md](pretrained.md) has networks that others trained.
+spaced values between its largest and smallest, through the same coder. Seconds are of one run; the load of the machine
+is how many processes were at work on it then. [pretrained.md](pretrained.md) has networks that others trained.
 """
 
 
@@ -177,7 +176,7 @@ def main():
         return
     for name in names:
         on_mnist(name)
-    write_page()
+    write_page(pd.read_csv(TABLE))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ import onnxruntime
 import pandas as pd
 from keras import layers, ops
 from onnx import numpy_helper
-from zstandard import ZstdCompressor
 
 import lqs
 from lqs.file.saving import pack_model
@@ -271,6 +270,8 @@ def in_keras_int8(model):
 
 def rows_of(name):
     """Yield the rows of a network."""
+    from zstandard import ZstdCompressor  # is not locked, and the page is written without it
+
     network = NETWORKS[name]()
     model = network.model()
     x, groups = network.inputs()
@@ -352,10 +353,10 @@ def write_page(table):
     text = (
         "# Networks that others trained\n\n"
         "Made of [`data/pretrained.csv`](../data/pretrained.csv) by `pretrained.py`, which says what the networks,\n"
-        "inputs and decisions are. Sizes are those of files for inference alone. Others used the machine as well, so\n"
-        "that seconds are several times those of an idle one.\n\n"
+        "inputs and decisions are. Sizes are those of files for inference alone. Seconds are of one run, while\n"
+        "other work may have slowed the machine.\n\n"
     )
-    PAGE.write_text(text + "\n\n".join(made) + "\n\n" + "\n".join(lines) + "\n")
+    PAGE.write_text(text + "\n\n".join(made) + "\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main(names):

@@ -44,7 +44,16 @@ CONTENTS = {
         "docs/guides/batches",
         "notebooks/README",
     ],
-    "Reference": ["docs/api", "docs/format", "docs/design", "data/README", "benchmarks/README", "benchmarks/compress"],
+    "Reference": [
+        "docs/api",
+        "docs/format",
+        "docs/design",
+        "data/README",
+        "benchmarks/README",
+        "benchmarks/compress",
+        "benchmarks/pretrained",
+        "benchmarks/bytes",
+    ],
     "About": ["docs/citing", "pages/references", "CONTRIBUTING", "CHANGELOG"],
 }
 START = "README"  # the first page is what one reads first everywhere else

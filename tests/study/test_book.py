@@ -46,9 +46,15 @@ def test_a_link_to_code_leads_to_where_the_repository_is_published(monkeypatch):
     assert linked == "[`bins.py`](https://example.org/lqs/blob/main/lqs/file/bins.py)"
 
 
+def test_no_link_is_dead(tmp_path):
+    sources.write_sources(tmp_path)
+    found = {path.relative_to(tmp_path).with_suffix("") for path in tmp_path.rglob("*.*") if path.suffix != ".png"}
+    assert found == {Path(page) for page in ["index", *sources.pages()] if not page.startswith("pages/")}
+
+
 def test_every_page_is_in_the_contents_and_every_key_in_the_bibliography():
     listed = sources.pages()
-    for folder, suffix in (("docs", "md"), ("docs/guides", "md"), ("notebooks", "ipynb")):
+    for folder, suffix in (("docs", "md"), ("docs/guides", "md"), ("benchmarks", "md"), ("notebooks", "ipynb")):
         found = {path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / folder).glob(f"*.{suffix}")}
         assert found - set(listed) == set()
     keys = set(re.findall(r"(?m)^@\w+\{(\w+),", BIBLIOGRAPHY.read_text()))
