@@ -199,7 +199,7 @@ class Network:
             cross = cross - moments.means[:, :, None] * moments.float_means[:, None] / moments.num
         a, cross = a / moments.num_examples, cross / moments.num_examples
         total = np.trace(moments.moments, axis1=1, axis2=2) / moments.num_examples
-        regular = damped(a, total)
+        regular = damped(a, total, moments.num)
         targets = weights if moments.is_exact else np.linalg.solve(regular, (cross + regular - a) @ weights)
         squares = kernel.to_matrix(self.sensitivities[index])
         of_outputs, total = squares.sum(1), total[:, None]

@@ -26,16 +26,22 @@ NUM_BITS = 1024  # entries of a table of code lengths; larger magnitudes take as
 BLOCK = 64
 
 
-def damped(moments, raw):
+def damped(moments, raw, num):
     """Return second moments `(groups, n, n)` that have an inverse.
+
+    Of few inputs, more is added: directions that none of them has would seem to be free. With the effective rank
+    `r = tr(A)**2 / tr(A A)`, an estimate of `A` is off by about `r / num` of the mean of its diagonal.
 
     Args:
         moments: perhaps those about the mean.
         raw: the sums of the diagonals of those that they were computed from in float32, `(groups,)`.
+        num: number of inputs that they are the mean over.
     """
     n = moments.shape[-1]
-    mean = np.trace(moments, axis1=1, axis2=2) / n
-    extra = DAMPING * np.maximum(mean, 1e-3 * mean.mean()) + PRECISION * np.maximum(raw, 1e-3 * raw.mean()) / n + 1e-12
+    total = np.trace(moments, axis1=1, axis2=2)
+    rank = total**2 / np.maximum(np.sum(moments**2, (1, 2)), 1e-30)
+    mean, raw = (np.maximum(sums, 1e-3 * sums.mean()) / n for sums in (total, raw))
+    extra = (DAMPING + rank / num) * mean + PRECISION * raw + 1e-12
     return moments + extra[:, None, None] * np.eye(n)
 
 

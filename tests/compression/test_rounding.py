@@ -83,7 +83,7 @@ def test_feedback_is_near_brute_force_and_better_than_nearest(rng):
 
 def test_more_rate_takes_fewer_bits(rng):
     moments, weights = positive_definite(rng, 3, 20), rng.normal(size=(3, 20, 5))
-    moments = damped(moments, np.trace(moments, axis1=1, axis2=2))
+    moments = damped(moments, np.trace(moments, axis1=1, axis2=2), 300)
     bits, errors = [], []
     for rate in (1e-4, 1e-3, 1e-2, 1e-1):
         integers, scale = rounded_matrix(weights, moments, np.ones((3, 5)), rate)
@@ -92,8 +92,19 @@ def test_more_rate_takes_fewer_bits(rng):
     assert bits == sorted(bits, reverse=True) and errors == sorted(errors)
 
 
+def test_few_inputs_leave_no_direction_free(rng):
+    """By forty inputs of eighty numbers, others keep most of their outputs; with the damping of many it was none."""
+    inputs = rng.normal(size=(540, 80)) * np.linspace(2, 0.2, 80)
+    few, others, weights = inputs[:40], inputs[40:], rng.normal(size=(1, 80, 20))
+    moments = few.T[None] @ few[None] / 40
+    regular = damped(moments, np.trace(moments, axis1=1, axis2=2), 40)
+    integers, scale = rounded_matrix(weights, regular, np.ones((1, 20)), 0.1)
+    outputs, changes = others @ weights[0], others @ (scale * integers - weights)[0]
+    assert np.square(changes).sum() < 0.3 * np.square(outputs).sum()
+
+
 def test_moments_of_nothing_can_be_inverted():
-    moments = damped(np.zeros((2, 3, 3)), np.array([0.0, 5.0]))
+    moments = damped(np.zeros((2, 3, 3)), np.array([0.0, 5.0]), 10)
     integers, scale = rounded_matrix(np.ones((2, 3, 1)), moments, np.ones((2, 1)), 1e-9)
     assert np.isfinite(scale) and integers.shape == (2, 3, 1)
 
