@@ -6,7 +6,7 @@ import numpy as np
 from lqs.compression.examples import batches_of
 from lqs.compression.layerwise import Network
 from lqs.compression.search import Search
-from lqs.file.sizes import fp32_bytes
+from lqs.file.sizes import file_bytes, fp32_bytes
 
 
 def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=None, verbose=False, inference_only=False):
@@ -73,7 +73,7 @@ def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=Non
         limit = int(value if name == "bytes" else fp32_bytes(model) / value)
         small = _of_size(search, limit, (name, value))
     if verbose:
-        _report(network, small, search.file_bytes(small))
+        _report(network, small, file_bytes(small, inference_only))
     return small
 
 
@@ -129,7 +129,7 @@ def _of_size(search, limit, argument):
     excess = 0
     while True:
         small = search.model_of(search.for_size(limit - excess, argument))
-        if (size := search.file_bytes(small)) <= limit:
+        if (size := file_bytes(small, search.inference_only)) <= limit:
             return small
         excess += size - limit
 

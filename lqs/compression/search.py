@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lqs.conversion import from_integers
+from lqs.file.inference import folded_normalizations
 from lqs.file.saving import encode_model, plain_variables
 from lqs.file.writer import encode_integers, encode_numbers, packed_bytes
 from lqs.inspection import quantized_parameters
@@ -70,20 +71,19 @@ class Search:
             self.encoded = configuration, _ = encode_model(model, inference_only=self.inference_only)
             places = {id(variable): place for place, variable in enumerate(plain_variables(model))}
             scales = {id(quantizer.scale_weight) for _, quantizer in quantized_parameters(model)}
-            self.places = [places[id(weight)] for weight in model.weights if id(weight) not in scales]
+            weights = [weight for weight in model.weights if id(weight) not in scales]
+            self.places = [places[id(weight)] for weight in weights]
+            folded = folded_normalizations(model) if self.inference_only else {}
+            self.folded = {index for index, weight in enumerate(weights) if id(weight) in folded}
         configuration, tensors = self.encoded
         changed = {i: encode_integers(rounded.integers, rounded.scale) for i, rounded in self.network.rounded.items()}
-        if not self.inference_only:  # where the file has no statistics of normalization
-            changed |= {i: encode_numbers(value) for i, value in self.network.others.items()}
+        others = {i: value for i, value in self.network.others.items() if i not in self.folded}
+        changed |= {i: encode_numbers(value) for i, value in others.items()}
         tensors = list(tensors)
         for index, (entry, sections) in changed.items():
             known = tensors[self.places[index]][0]
             tensors[self.places[index]] = {"name": known["name"], **entry, "dtype": known["dtype"]}, sections
         return packed_bytes(configuration, tensors)
-
-    def file_bytes(self, model):
-        """Return the size of the file of a model exactly."""
-        return packed_bytes(*encode_model(model, inference_only=self.inference_only))
 
     def model(self):
         """Return the model of integers that the network has now."""

@@ -1,14 +1,67 @@
 """What a file for inference alone has in place of what a model has: the same outputs, without what training needs."""
 
+import contextlib
+
 import keras
 import numpy as np
 
+from lqs._keras import get_input_signature
 from lqs.file.configuration import PREFIX, mapped
 from lqs.inspection import nested_layers, to_numpy
 from lqs.rules import Frozen
 
 FOR_TRAINING = ("_initializer", "_regularizer", "_constraint")  # ends of arguments of layers
 GRAPHS = ("Functional", "Sequential")
+
+
+def check_for_inference(model):
+    """Raise if a model calls a batch normalization with `training=True` by itself: freezing it changes the outputs.
+
+    What the model calls is found by a call without values, and not where Keras has no such call, as where the shapes of
+    its inputs are not known.
+    """
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    layers = [layer for layer in layers if layer.built and layer.trainable]  # a frozen one has its statistics anyway
+    found: list = []
+    for layer in layers:
+        layer.call = _noting(layer, layer.call, found)
+    try:
+        if layers:
+            with contextlib.suppress(Exception):  # whatever the code of a layer raises
+                _call_without_values(model)
+    finally:
+        for layer in layers:
+            del layer.call
+    if found:
+        raise ValueError(
+            "Argument `inference_only` must be False for a model that calls a batch normalization with "
+            f"`training=True`: it takes the statistics of each batch. Received: layer {found[0].path!r}"
+        )
+
+
+class _Prediction(keras.Operation):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def call(self, *inputs):
+        return self.model(*inputs)  # `training=False`, as of `predict`, would hide that of a graph
+
+
+def _call_without_values(model):
+    signature = keras.tree.map_structure(
+        lambda spec: keras.KerasTensor(spec.shape, spec.dtype), list(get_input_signature(model))
+    )
+    _Prediction(model).compute_output_spec(*signature)
+
+
+def _noting(layer, call, found):
+    def noting(inputs, training=None, mask=None):
+        if training:
+            found.append(layer)
+        return call(inputs, training=training, mask=mask)
+
+    return noting
 
 
 def configuration_for_inference(configuration):
@@ -20,7 +73,14 @@ def configuration_for_inference(configuration):
     configuration = mapped(configuration, _for_inference)
     if "trainable" in configuration["config"]:  # of a class whose configuration is that of Keras and more
         configuration["config"]["trainable"] = False
+    else:
+        configuration["frozen"] = True
     return configuration
+
+
+def is_frozen(configuration):
+    """Return whether nothing is trainable of the model that a configuration from a file describes."""
+    return configuration.get("frozen") is True or configuration["config"].get("trainable") is False
 
 
 def left_out(model):

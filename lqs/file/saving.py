@@ -15,7 +15,13 @@ from lqs.file.assets import ASSET, assets_of, load_assets
 from lqs.file.atomic import write_atomically
 from lqs.file.checks import check_savable
 from lqs.file.configuration import configuration_of, model_of
-from lqs.file.inference import configuration_for_inference, folded_normalizations, left_out
+from lqs.file.inference import (
+    check_for_inference,
+    configuration_for_inference,
+    folded_normalizations,
+    is_frozen,
+    left_out,
+)
 from lqs.file.reader import MAX_BYTES, FileFormatError, Tensor
 from lqs.inspection import nested_layers, quantized_parameters, set_shares, to_numpy, warn_of_stuck_scales
 
@@ -38,7 +44,9 @@ def save(model, path, float_dtype="float32", inference_only=False):
         inference_only: whether to leave out what training alone needs, for a smaller file: penalties, rules of scales,
             initializers, regularizers and constraints, and the statistics of batch normalizations, which its `gamma`
             and `beta` take in. The model in the file predicts the same, up to rounding of float32, and comes back with
-            nothing trainable. Do not train it on: its batch normalizations have no statistics to go on from.
+            nothing trainable. Do not train it on: its batch normalizations have no statistics to go on from. A model
+            that calls a batch normalization with `training=True` by itself is refused, where a call of Keras without
+            values finds that; other code that asks for `trainable` is not looked into.
 
     Raises:
         ValueError: if an argument is not as above, a variable is not finite, an integer is beyond int32, or the model
@@ -94,7 +102,7 @@ def load(path, max_bytes=MAX_BYTES):
             copy_own_variables(layer, layer)
         load_assets(model, assets)
     set_shares(model)
-    if configuration["config"].get("trainable") is False:  # which a Sequential does not keep
+    if is_frozen(configuration):  # which a Sequential does not keep
         model.trainable = False
     return model
 
@@ -117,6 +125,7 @@ def encode_model(model, float_dtype="float32", inference_only=False):
         )
     configuration, absent, values = configuration_of(model), set(), {}
     if inference_only:
+        check_for_inference(model)
         configuration = configuration_for_inference(configuration)
         absent, values = left_out(model), folded_normalizations(model)
     encoded = _encoded(model, float_dtype, absent, values)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lqs.file.assets import ASSET
+from lqs.file.inference import left_out
 from lqs.file.layout import FLOATS
 from lqs.file.reader import section_sizes
 from lqs.file.saving import encode_model, plain_variables
@@ -21,7 +22,7 @@ LAST_PARTS = ["tables", "scales", "other variables", "header"]
 MAX_CHANGE, COUNTS_PER_PACKING, FIRST_COUNTS, FIRST_COUNTS_PER_PACKING = 0.2, 10, 20, 2
 
 
-def size_report(model, float_dtype="float32"):
+def size_report(model, float_dtype="float32", inference_only=False):
     """Return a table of where the bytes of a model go, by five ways to count; its columns add up.
 
     | row | what it is |
@@ -48,6 +49,7 @@ def size_report(model, float_dtype="float32"):
     Args:
         model: a built `keras.Model`. One read from a `.lqs` file has parameters that zip better than before.
         float_dtype: the argument of `lqs.save`.
+        inference_only: the argument of `lqs.save`.
 
     Returns:
         `pandas.DataFrame` with the parts as index.
@@ -63,9 +65,10 @@ def size_report(model, float_dtype="float32"):
     >>> report.loc["total", ["elements", "fp32_bytes"]].tolist()
     [504, 2000]
     """
-    configuration, tensors = encode_model(model, float_dtype)
+    configuration, tensors = encode_model(model, float_dtype, inference_only)
     all_sections = [section_sizes(entry) for entry, _ in tensors]
-    variables = plain_variables(model)
+    absent = left_out(model) if inference_only else set()
+    variables = [variable for variable in plain_variables(model) if id(variable) not in absent]
     quantizers = {id(variable): quantizer for variable, quantizer in quantized_parameters(model)}
     parameters = {id(variable) for variable in float_parameters(model)}
     rows: list[dict] = [{"part": part, "file_bytes": 0} for part in LAST_PARTS]
@@ -92,9 +95,9 @@ def size_report(model, float_dtype="float32"):
     return _joined(rows)
 
 
-def file_bytes(model):
+def file_bytes(model, inference_only=False):
     """Return the number of bytes that `lqs.save` writes for a model."""
-    return packed_bytes(*encode_model(model))
+    return packed_bytes(*encode_model(model, inference_only=inference_only))
 
 
 class CountedSize:

@@ -11,6 +11,8 @@ from keras import layers
 import lqs
 from lqs.compression import change_of_outputs, compress
 from lqs.compression.examples import batches_of, num_examples
+from lqs.compression.layerwise import Network
+from lqs.compression.search import Search
 from lqs.file.saving import pack_model
 from lqs.file.sizes import file_bytes, fp32_bytes
 from lqs.inspection import model_integers, quantized_parameters
@@ -117,8 +119,24 @@ def test_statistics_of_batch_normalization_follow(rng):
 def test_size_of_a_file_for_inference_is_met(rng):
     x, model = examples(rng), models.stack((20,), layers.Dense(60), layers.BatchNormalization(), layers.Dense(4))
     model(x, training=True)
+    for variable in (model.layers[1].gamma, model.layers[1].beta):
+        variable.assign(rng.uniform(1, 2, 60))  # all the same, they would take fewer bytes as they are than folded
     small = compress(model, x, bytes=1800, inference_only=True)
     assert 0.95 * 1800 <= len(pack_model(small, inference_only=True)) <= 1800 < file_bytes(small)
+
+
+@pytest.mark.once
+def test_statistics_that_stay_in_a_file_for_inference_count(rng):
+    """Those of a normalization without `gamma` and `beta`, which take fewer bytes where they are all the same."""
+    normalization = layers.BatchNormalization(scale=False, center=False)
+    model = models.stack((20,), layers.Dense(60), normalization, layers.Dense(4))
+    model(examples(rng), training=True)
+    network = Network(model, *batches_of(examples(rng, 30), model))
+    search = Search(network, None, inference_only=True)
+    search.trial(search.first)
+    network.others = {index: np.ones_like(value) for index, value in network.others.items()}
+    network.assign()
+    assert search.packed_bytes() == file_bytes(search.model(), inference_only=True)
 
 
 def test_fit_goes_on(rng):

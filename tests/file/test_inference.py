@@ -112,6 +112,79 @@ def test_other_normalizations_stay(rng, tmp_path):
     np.testing.assert_array_equal(mean.values, to_numpy(everywhere.layers[1].moving_mean.value))
 
 
+@keras.saving.register_keras_serializable("tests")
+class Normalizes(layers.Layer):
+    """Calls its batch normalization as it is told to."""
+
+    def __init__(self, as_in_training=True, **kwargs):
+        super().__init__(**kwargs)
+        self.as_in_training, self.normalization = as_in_training, layers.BatchNormalization()
+
+    def build(self, shape):
+        self.normalization.build(shape)
+
+    def call(self, inputs):
+        return self.normalization(inputs, training=self.as_in_training)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@keras.saving.register_keras_serializable("tests")
+class OfCode(keras.Model):
+    """A model without a graph, in whose configuration there is no `trainable`."""
+
+    def __init__(self, as_in_training=None):
+        super().__init__(name="of_code")
+        self.as_in_training, self.normalizes = as_in_training, Normalizes(as_in_training)
+
+    def build(self, shape):
+        self.normalizes.build(shape)
+
+    def call(self, inputs):
+        return self.normalizes(inputs)
+
+    def get_config(self):
+        return {"as_in_training": self.as_in_training}
+
+
+def graph(normalize, **arguments):
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, normalize(layers.Dense(4)(inputs), **arguments))
+
+
+@pytest.mark.parametrize("kind", ["argument", "layer", "inner", "code"])
+def test_normalization_as_in_training_is_refused(kind, rng, tmp_path):
+    model = {
+        "argument": lambda: graph(layers.BatchNormalization(), training=True),
+        "layer": lambda: graph(Normalizes()),
+        "inner": lambda: graph(graph(layers.BatchNormalization()), training=True),
+        "code": lambda: OfCode(as_in_training=True),
+    }[kind]()
+    model(np.ones((2, 4), "float32"))
+    model = scrambled(model, rng)
+    before = models.values(model)
+    with pytest.raises(ValueError, match="`inference_only` must be False .* Received: layer '.*batch_normalization"):
+        save(model, tmp_path / "model.lqs", inference_only=True)
+    models.assert_equal(models.values(model), before)
+    model.trainable = False  # from here on, Keras takes the statistics that are kept
+    x = rng.normal(size=(8, 4)).astype("float32")
+    expected = models.predict(model, x)
+    np.testing.assert_allclose(models.predict(saved(model, tmp_path / "model.lqs"), x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.once
+def test_model_without_trainable_in_its_configuration_is_frozen(rng, tmp_path):
+    model = OfCode()
+    x = rng.normal(size=(8, 4)).astype("float32")
+    model(x)
+    loaded = saved(scrambled(model, rng), tmp_path / "model.lqs")
+    assert not loaded.trainable and not loaded.trainable_variables
+    np.testing.assert_allclose(models.predict(loaded, x), models.predict(model, x), rtol=1e-4, atol=1e-5)
+    save(model, tmp_path / "model.lqs")
+    assert load(tmp_path / "model.lqs").trainable_variables
+
+
 @pytest.mark.once
 def test_only_training_keys_are_left_out(rng, tmp_path):
     model = keras.Sequential(

@@ -10,7 +10,7 @@ import pytest
 
 from lqs.conversion import quantize
 from lqs.file.reader import FLOATS
-from lqs.file.saving import save
+from lqs.file.saving import pack_model, save
 from lqs.file.sizes import COLUMNS, CountedSize, file_bytes, fp32_bytes, size_report
 from lqs.inspection import entropy_bits, model_integers, quantized_parameters, to_numpy
 from lqs.quantizer import NestedQuantization
@@ -60,6 +60,15 @@ def test_columns_add_up(model, tmp_path):
         assert report[column].iloc[:-1].sum() == report.loc["total", column], column
     save(model, tmp_path / "model.lqs")
     assert report.loc["total", "file_bytes"] == os.path.getsize(tmp_path / "model.lqs") == file_bytes(model)
+
+
+@pytest.mark.once
+def test_file_for_inference(model):
+    report, whole = size_report(model, inference_only=True), size_report(model)
+    assert report.loc["total", "file_bytes"] == file_bytes(model, True) == len(pack_model(model, inference_only=True))
+    assert report.loc["total", "file_bytes"] < whole.loc["total", "file_bytes"]
+    assert (report["file_bytes"].iloc[:-1].sum() == report["file_bytes"].iloc[-1]) and (report["file_bytes"] >= 0).all()
+    assert report["fp32_bytes"].equals(whole["fp32_bytes"])
 
 
 def test_each_way_to_count(model):
