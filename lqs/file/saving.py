@@ -103,7 +103,8 @@ def load(path, max_bytes=MAX_BYTES):
         load_assets(model, assets)
     set_shares(model)
     if is_frozen(configuration):  # which a Sequential does not keep
-        model.trainable = False
+        for layer in model._flatten_layers():  # each, as Keras may not tell those inside of a frozen one
+            layer.trainable = False
     return model
 
 
