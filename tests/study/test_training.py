@@ -385,9 +385,11 @@ def test_schedule_reaches_the_optimizer(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "dataset, sizes", [("mnist", {}), ("cifar10", {}), ("imagenette", {"size": 64, "train_size": 73})]
 )
-def test_images_are_loaded_in_the_size_of_the_configuration(monkeypatch, dataset, sizes):
+@pytest.mark.parametrize("holdout", [None, 100])
+def test_images_are_loaded_as_the_configuration_says(monkeypatch, dataset, sizes, holdout):
     monkeypatch.setattr(datasets, "load", lambda name, **arguments: (name, arguments))
-    assert load_dataset(make_config(dataset, "float", protocol="laptop")) == (dataset, sizes)
+    config = make_config(dataset, "float", protocol="laptop", holdout=holdout)
+    assert load_dataset(config) == (dataset, {**sizes, "holdout": holdout})
 
 
 @on_tensorflow
