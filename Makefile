@@ -61,7 +61,7 @@ mutants: export OMP_NUM_THREADS = 1
 mutants: $(STAMP)  ## change the library here and there: which changes do its tests not notice?
 	python benchmarks/mutants.py
 
-bench: $(STAMP)  ## measure speed into benchmarks/results.md, which is committed: on an idle machine, ten minutes
+bench: $(STAMP)  ## measure speed into benchmarks/results.md, which is committed: on an idle machine, seven minutes
 	sh benchmarks/all.sh > benchmarks/results.tmp && mv benchmarks/results.tmp benchmarks/results.md
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
