@@ -21,8 +21,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export TF_CPP_MIN_LOG_LEVEL = 3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_USE_PEP517 = 1
-# Where HOME is read-only, pip cannot keep the wheels that it builds, and fails. It ignores an empty value.
-export PIP_NO_CACHE_DIR := $(shell [ -w "$${HOME:-/}" ] || echo 1)
+# Where HOME is read-only: pip, Snakemake, Jupyter and matplotlib keep their caches here.
+ifeq ($(shell [ -w "$${HOME:-/}" ] && echo yes),)
+export HOME := $(CURDIR)/.venv/home
+endif
 
 .PHONY: help figures runs test play book mutants bench lab clean
 .DELETE_ON_ERROR:
