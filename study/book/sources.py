@@ -52,6 +52,7 @@ CONTENTS = {
         "benchmarks/README",
         "benchmarks/compress",
         "benchmarks/pretrained",
+        "benchmarks/results",
         "benchmarks/bytes",
     ],
     "About": ["docs/citing", "pages/references", "CONTRIBUTING", "CHANGELOG"],
