@@ -160,7 +160,7 @@ class InversePenalty(Penalty):
     """Penalizes small scales; see `inverse`.
 
     The gradient of a scale is `-rate * share / s**2`. At the least scale it outweighs all others: with a rate of 1e-8
-    and a scale of 100 * 2**-23, `rate / s**2` is 70. An optimizer with `global_clipnorm=1` would divide all gradients by
+    and a scale of 100 * 2**-23, `rate / s**2` is 70. An optimizer with `global_clipnorm=1` divides all gradients by
     their common norm, those of the parameters as well. Use `clipnorm`, which clips each variable by itself, or
     `parametrization="log"`, where the gradient is `-rate * share / s`.
     """
