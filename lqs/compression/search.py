@@ -36,6 +36,12 @@ class Trial(NamedTuple):
     others: Any
 
 
+def _without_scales(model):
+    """Return `{index: weight}` of a model's weights that are no scales of quantized parameters."""
+    scales = {id(quantizer.scale_weight) for _, quantizer in quantized_parameters(model)}
+    return {index: weight for index, weight in enumerate(model.weights) if id(weight) not in scales}
+
+
 class Search:
     """Tries rates on a `Network`.
 
@@ -69,16 +75,15 @@ class Search:
         if self.encoded is None:
             model = self.model()
             self.encoded = configuration, _ = encode_model(model, inference_only=self.inference_only)
-            places = {id(variable): place for place, variable in enumerate(plain_variables(model))}
-            scales = {id(quantizer.scale_weight) for _, quantizer in quantized_parameters(model)}
-            weights = [weight for weight in model.weights if id(weight) not in scales]
-            self.places = [places[id(weight)] for weight in weights]
-            folded = folded_normalizations(model) if self.inference_only else {}
-            self.folded = {index for index, weight in enumerate(weights) if id(weight) in folded}
+            variables = plain_variables(model, self.inference_only)
+            places = {id(variable): place for place, variable in enumerate(variables)}
+            for weight in folded_normalizations(model) if self.inference_only else ():
+                del places[weight]
+            weights = zip(_without_scales(self.network.model), _without_scales(model).values(), strict=True)
+            self.places = {index: places[id(weight)] for index, weight in weights if id(weight) in places}
         configuration, tensors = self.encoded
         changed = {i: encode_integers(rounded.integers, rounded.scale) for i, rounded in self.network.rounded.items()}
-        others = {i: value for i, value in self.network.others.items() if i not in self.folded}
-        changed |= {i: encode_numbers(value) for i, value in others.items()}
+        changed |= {i: encode_numbers(value) for i, value in self.network.others.items() if i in self.places}
         tensors = list(tensors)
         for index, (entry, sections) in changed.items():
             known = tensors[self.places[index]][0]

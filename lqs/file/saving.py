@@ -124,12 +124,11 @@ def encode_model(model, float_dtype="float32", inference_only=False):
         raise ValueError(
             f"Argument `float_dtype` must be one of {reader.FLOATS[:3]}. Received: float_dtype={float_dtype!r}"
         )
-    configuration, absent, values = configuration_of(model), set(), {}
+    configuration = configuration_of(model)
     if inference_only:
         check_for_inference(model)
         configuration = configuration_for_inference(configuration)
-        absent, values = left_out(model), folded_normalizations(model)
-    encoded = _encoded(model, float_dtype, absent, values)
+    encoded = _encoded(model, float_dtype, inference_only)
     return configuration, [({"name": name, **entry}, sections) for name, entry, sections in encoded]
 
 
@@ -215,25 +214,20 @@ def _restoring_global_state():
             uids.update(names)
 
 
-def plain_variables(model):
-    """Return the variables of a model in their order, without the scales of quantized parameters."""
-    scales = {id(quantizer.scale_weight) for _, quantizer in quantized_parameters(model)}
-    return [variable for variable in model.variables if id(variable) not in scales]
+def plain_variables(model, inference_only=False):
+    """Return the variables that a file has, in their order, without the scales of quantized parameters."""
+    absent = left_out(model) if inference_only else set()
+    absent |= {id(quantizer.scale_weight) for _, quantizer in quantized_parameters(model)}
+    return [variable for variable in model.variables if id(variable) not in absent]
 
 
-def _encoded(model, float_dtype, absent, values):
-    """Yield `(name, entry, sections)` of all variables: first those without scales, then scales of the rest.
-
-    Args:
-        model: the model.
-        float_dtype: as of `save`.
-        absent: the `id` of each variable that is left out.
-        values: `{id of a variable: array}` of those that are stored with another value than they have.
-    """
+def _encoded(model, float_dtype, inference_only):
+    """Yield `(name, entry, sections)` of all variables: first those without scales, then scales of the rest."""
     quantizers = {id(variable): quantizer for variable, quantizer in quantized_parameters(model)}
     exact = {id(variable) for layer in nested_layers(model) for variable in layer.variables}  # also thresholds
     names: dict[str, int] = {}
-    left, plain = [], [variable for variable in plain_variables(model) if id(variable) not in absent]
+    left, plain = [], plain_variables(model, inference_only)
+    values = folded_normalizations(model) if inference_only else {}  # of variables that are stored with other ones
     name_of = {id(variable): _unique(_name(variable), names) for variable in plain}
     for variable in plain:
         value, quantizer = to_numpy(variable.value), quantizers.get(id(variable))

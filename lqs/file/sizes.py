@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from lqs.file.assets import ASSET
-from lqs.file.inference import left_out
 from lqs.file.layout import FLOATS
 from lqs.file.reader import section_sizes
 from lqs.file.saving import encode_model, plain_variables
@@ -67,8 +66,7 @@ def size_report(model, float_dtype="float32", inference_only=False):
     """
     configuration, tensors = encode_model(model, float_dtype, inference_only)
     all_sections = [section_sizes(entry) for entry, _ in tensors]
-    absent = left_out(model) if inference_only else set()
-    variables = [variable for variable in plain_variables(model) if id(variable) not in absent]
+    variables = plain_variables(model, inference_only)
     quantizers = {id(variable): quantizer for variable, quantizer in quantized_parameters(model)}
     parameters = {id(variable) for variable in float_parameters(model)}
     rows: list[dict] = [{"part": part, "file_bytes": 0} for part in LAST_PARTS]

@@ -254,3 +254,16 @@ def test_model_must_be_built(model):
 def test_model_must_be_float():
     with pytest.raises(ValueError, match="Argument `model` must have float parameters to quantize"):
         compress(lqs.quantize(network(5)), np.ones((4, 20)), ratio=2)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("inference_only", [False, True])
+def test_what_is_quantized_already_counts_and_stays(inference_only):
+    parts = [keras.Input((20,)), layers.Dense(30, name="first"), layers.Dense(25, name="second")]
+    model = lqs.quantize(keras.Sequential(parts), "thesis", where=lambda layer, variable: layer.name == "first")
+    x = np.random.default_rng(0).normal(size=(100, 20)).astype("float32")
+    small = lqs.compress(model, x, bytes=2600, inference_only=inference_only)
+    assert file_bytes(small, inference_only) <= 2600
+    before, after = (lqs.inspection.model_integers(each) for each in (model, small))
+    np.testing.assert_array_equal(after["first/kernel"], before["first/kernel"])
+    assert "second/kernel" in after
