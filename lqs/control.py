@@ -14,13 +14,15 @@ from lqs.penalties import CodeLengthPenalty
 from lqs.scales import MIN_SCALE
 
 RAMP_STEPS, LONGEST_RAMP = 1400, 0.5  # in which the reference falls, and the largest share of the training that may be
-BUMP = 0.21  # logarithm of how much larger than the target the reference is halfway
+BUMP, BUMP_END = 0.21, 0.9  # logarithm of how much larger than the target the reference is halfway, and until when
 INTEGRAL, PROPORTIONAL = 0.3, 1.0  # gains of the controller
 SPARSE_BITS = 0.4  # of the file per penalized parameter, below which scales are not moved
 FIRST_RATE, FIRST_EXPONENT = 1e-6, 2.5  # of the rate that training starts from, by the ratio
 RATE_RANGE = 100.0  # how far from where it starts a rate may go, either way
 LANDINGS = (0.8, 0.85, 0.9, 0.95, 1.0)  # shares of the training at which scales are moved
+LARGEST_LAG = 0.05  # of the logarithm of the size behind the reference, from which on scales are moved before that
 LARGEST_MOVE, NUM_TRIALS, CLOSE = math.log(4.0), 8, 0.002  # of the logarithm of a factor; and of the size
+LAST_TOLERANCE = 0.95  # of the tolerance: what is missed by more at the end is moved
 
 
 class TargetSize(keras.callbacks.Callback):
@@ -29,7 +31,7 @@ class TargetSize(keras.callbacks.Callback):
     The size is that of the file that `lqs.save` would write, counted from the integers and packed now and then; see
     `lqs.file.sizes.CountedSize`. With `t` the share of the training that is over, it follows the reference
 
-        target * (size at first / target) ** (max(0, 1 - t / ramp) ** 2) * exp(0.21 sin(pi t))
+        target * (size at first / target) ** (max(0, 1 - t / ramp) ** 2) * exp(0.21 sin(pi min(1, t / 0.9)))
 
     whose ramp is 1,400 steps, or the first half of a short training. It comes from above, since files shrink by
     themselves while the learning rate decays, and what has once become zero hardly comes back. With the error
@@ -41,14 +43,15 @@ class TargetSize(keras.callbacks.Callback):
     `1e-6 * ratio**2.5`, near which our networks on MNIST end beside cross-entropy, in the proportions that they have;
     those of other penalties from what they are.
 
-    A rate acts by way of the learning rate, and no longer when that has decayed. At 80, 85, 90, 95 and 100 % of the
-    training the scales of all penalized parameters are therefore multiplied by the one factor with which the file has
-    the size of the reference. Where it has less than 0.4 bits for each of them, most elements are zero, and with a
-    larger scale too many others would become it at once: there scales are moved at the end only, and only if the size
-    is missed.
+    A rate acts by way of the learning rate: not at all when that has decayed, and too slowly in a short training. Where
+    the size lags behind the reference by 5 % in two updates in a row, the scales of all penalized parameters are
+    therefore multiplied by the one factor with which the file has the size of the reference, which from then on lacks
+    the last factor. At 80, 85, 90, 95 and 100 % of the training they always are. Where the file has less than 0.4 bits
+    for each of these parameters, most elements are zero, and with a larger scale too many others would become it at
+    once: there scales are moved at the end only, and only if the size is missed.
 
     Moved scales change what batch normalization sees, and its moving averages follow in some hundreds of steps only.
-    After a short training, evaluate and save such a network after a few more epochs of `fit` with this callback.
+    In a short training most of the way is therefore gone in its first half.
 
     Rates stay where `fit` leaves them, so that another `fit` without the callback goes on changing the size. With it, a
     network that has the size keeps it.
@@ -126,6 +129,7 @@ class TargetSize(keras.callbacks.Callback):
         self.lowest, self.highest = min(rates) / RATE_RANGE, max(rates) * RATE_RANGE
         num_steps = self.params["epochs"] * (self.params["steps"] or 0)
         self.ramp = min(LONGEST_RAMP, RAMP_STEPS / max(num_steps, 1))
+        self.bump = BUMP
         self.error, self.next_update, self.landings = 0.0, 1, list(LANDINGS)
         self.history: list[tuple[float, int, float, float]] = []
         # Keras calls its own `History` after all callbacks that it is given: what these restore has been restored then.
@@ -194,8 +198,11 @@ class TargetSize(keras.callbacks.Callback):
             penalty.rate.assign(min(max(factor * float(penalty.rate), self.lowest), self.highest))
         if share >= self.landings[0]:
             self.landings = [later for later in self.landings if later > share] or [math.inf]
-            if self._is_dense(size) or (share >= 1 and not self._is_met(size)):
+            if self._is_dense(size) or (share >= 1 and abs(error) > LAST_TOLERANCE * self.tolerance):
                 self._land(reference, is_last=share >= 1)
+        elif min(error, self.error) > LARGEST_LAG and self._is_dense(size):
+            self.bump = 0.0
+            self._land(self._reference(share), is_last=False)
         self.error = error
         self.history.append((share, size, reference, float(self.penalties[0].rate)))
 
@@ -233,5 +240,5 @@ class TargetSize(keras.callbacks.Callback):
 
     def _reference(self, share: float) -> float:
         left = 0.0 if self.is_held else max(0.0, 1 - share / self.ramp) ** 2
-        above = 0.0 if self.is_held else BUMP * math.sin(math.pi * share)
+        above = 0.0 if self.is_held else self.bump * math.sin(math.pi * min(1.0, share / BUMP_END))
         return self.target * (self.first_size / self.target) ** left * math.exp(above)

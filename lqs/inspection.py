@@ -16,6 +16,7 @@ from lqs.scales import MIN_SCALE
 if TYPE_CHECKING:
     from lqs.tables import Summary
 
+HARDLY_SMALLER = 12.0  # bits per integer, where a float16 has 16
 LARGEST_RATIO = np.nextafter(np.float32(2**31), np.float32(0))  # of which the integer is an int32
 
 
@@ -75,11 +76,11 @@ def set_shares(model: keras.layers.Layer) -> None:
         layer.share = layer.size / max(total, 1)
 
 
-def warn_of_stuck_scales(model: keras.layers.Layer) -> None:
-    """Warn if all scales that training should change have their initial values, or if some clip for good.
+def warn_of_training(model: keras.layers.Layer) -> None:
+    """Warn if training has changed no scale that it should, or left integers too fine, or scales that clip for good.
 
-    Below a scale that has fallen to its least one, nearly all elements lie beyond the levels, where neither they nor
-    the scale learn any more.
+    Integers of 12 bits or more take hardly less than a float16. Below a scale that has fallen to its least one, nearly
+    all elements lie beyond the levels, where neither they nor the scale learn any more.
     """
     optimizer = getattr(model, "optimizer", None)
     trained = [layer for layer in nested_layers(model) if layer.is_scale_trained]
@@ -92,6 +93,13 @@ def warn_of_stuck_scales(model: keras.layers.Layer) -> None:
             "`lqs.CodeLengthPenalty`.",
             stacklevel=3,
         )
+    elif (bits := _mean_bits(model)) > HARDLY_SMALLER:
+        warnings.warn(
+            f"The integers take {bits:.1f} bits for each parameter, hardly less than a float16. Train longer, with a "
+            "larger threshold or rate, or from a larger `initial_scale`; or use `lqs.quantize(model, 'compact')` with "
+            "`lqs.TargetSize`.",
+            stacklevel=3,
+        )
     for variable, quantizer in quantized_parameters(model):
         if num_lost := _num_lost_scales(variable, quantizer):
             warnings.warn(
@@ -100,6 +108,12 @@ def warn_of_stuck_scales(model: keras.layers.Layer) -> None:
                 "`parametrization='log'`, or with a smaller learning rate.",
                 stacklevel=3,
             )
+
+
+def _mean_bits(model: keras.layers.Layer) -> float:
+    """Return the entropy of all integers, each parameter by its own distribution, in bits for each of them."""
+    arrays = list(model_integers(model).values())
+    return sum(integers.size * entropy_bits(integers) for integers in arrays) / max(sum(map(np.size, arrays)), 1)
 
 
 def _num_lost_scales(variable: keras.Variable, quantizer: NestedQuantization) -> int:
@@ -185,7 +199,7 @@ def summary(model: keras.layers.Layer) -> "Summary":
             are not finite, scales that are not positive, integers beyond int32.
 
     Warns:
-        UserWarning: if the model has been trained, and no scale has changed.
+        UserWarning: if the model has been trained, and no scale has changed, or integers take 12 bits or more.
 
     Example:
 
@@ -200,7 +214,7 @@ def summary(model: keras.layers.Layer) -> "Summary":
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"Argument `model` must be a Keras layer or model. Received: model={model!r}")
     check_values(model)
-    warn_of_stuck_scales(model)
+    warn_of_training(model)
     rows = [_summary_row(variable, quantizer) for variable, quantizer in quantized_parameters(model)]
     return Summary(rows, columns=COLUMNS)
 

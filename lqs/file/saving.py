@@ -23,7 +23,7 @@ from lqs.file.inference import (
     left_out,
 )
 from lqs.file.reader import MAX_BYTES, FileFormatError, Tensor
-from lqs.inspection import nested_layers, quantized_parameters, set_shares, to_numpy, warn_of_stuck_scales
+from lqs.inspection import nested_layers, quantized_parameters, set_shares, to_numpy, warn_of_training
 
 SUFFIX = ".lqs"
 SEED_DTYPE = "uint32"  # of the state of a seed, which has another dtype on each backend
@@ -53,7 +53,7 @@ def save(model, path, float_dtype="float32", inference_only=False):
             cannot be rebuilt from its configuration, or this has code in it, such as a `Lambda` layer.
 
     Warns:
-        UserWarning: if the model has been trained, and no scale has changed.
+        UserWarning: if the model has been trained, and no scale has changed, or integers take 12 bits or more.
 
     Example:
 
@@ -71,7 +71,7 @@ def save(model, path, float_dtype="float32", inference_only=False):
         raise ValueError(f"Argument `path` must end in {SUFFIX!r}. Received: path={str(path)!r}")
     content = pack_model(model, float_dtype, inference_only)
     _check_loads(content, model)
-    warn_of_stuck_scales(model)
+    warn_of_training(model)
     write_atomically(path, content)
 
 

@@ -299,6 +299,23 @@ def test_scales_that_have_not_changed_in_training(look, tmp_path):
 
 
 @pytest.mark.parametrize("look", [lqs.summary, lqs.save])
+def test_integers_that_are_as_fine_as_float16(look, tmp_path):
+    """With 10,000 distinct integers, 13.3 bits each; none with a scale that is a hundred times as large."""
+    arguments = [tmp_path / "model.lqs"] if look is lqs.save else []
+    network = keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)])
+    network.set_weights([np.linspace(-1, 1, 10_000).reshape(100, 100), np.zeros(100)])
+    x = np.ones((4, 100), "float32")
+    for initial_scale, is_warned in [(1e-4, True), (1e-2, False)]:
+        settings = {"initial_scale": initial_scale, "parametrization": "log"}
+        model = lqs.quantize(network, lqs.NestedQuantization(rule=lqs.StraightThrough(), **settings), None)
+        model.compile(keras.optimizers.SGD(1e-3), "mse", **UNTRACED)
+        look(model, *arguments)
+        model.fit(x, x, verbose=0)
+        with pytest.warns(UserWarning, match=r"take 13\.\d bits for each") if is_warned else contextlib.nullcontext():
+            look(model, *arguments)
+
+
+@pytest.mark.parametrize("look", [lqs.summary, lqs.save])
 def test_scales_that_have_fallen_to_the_least(look, tmp_path):
     """Of two columns that are clipped there and one of zeros; no word before training, nor without clipping."""
     arguments = [tmp_path / "model.lqs"] if look is lqs.save else []
