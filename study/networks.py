@@ -1,4 +1,4 @@
-"""The networks of the thesis, in float, and which of their parameters it quantizes."""
+"""The networks in float, and which of their parameters are quantized: those of the thesis, and three of the field's."""
 
 import keras
 from keras import layers
@@ -119,6 +119,93 @@ def imagenette_network(input_shape, num_classes):
     return keras.Model(inputs, outputs, name="imagenette")
 
 
+def lenet_300_100(input_shape, num_classes):
+    """Return LeNet-300-100: flatten, dense 300 ReLU, dense 100 ReLU, dense (LeCun et al. 1998).
+
+    Args:
+        input_shape: shape of one image, `(height, width, channels)`, pixel values from 0 to 1.
+        num_classes: number of outputs, logits as in `dense_network`.
+
+    Example:
+
+    >>> lenet_300_100((28, 28, 1), 10).count_params()
+    266610
+    """
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            layers.Flatten(),
+            layers.Dense(300, "relu", name="hidden1"),
+            layers.Dense(100, "relu", name="hidden2"),
+            layers.Dense(num_classes, name="output"),
+        ],
+        name="lenet_300_100",
+    )
+
+
+def lenet_5_caffe(input_shape, num_classes):
+    """Return LeNet-5 as Caffe has it: two convolutions of 5 x 5, each before a maximum of 2 x 2, and two dense layers.
+
+    A ReLU follows the first dense layer alone, as in Caffe. Papers on compression mean this network by LeNet-5.
+
+    Args:
+        input_shape: shape of one image, `(height, width, channels)`, pixel values from 0 to 1.
+        num_classes: number of outputs, logits as in `dense_network`.
+
+    Example:
+
+    >>> lenet_5_caffe((28, 28, 1), 10).count_params()
+    431080
+    """
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            layers.Conv2D(20, 5, name="conv1"),
+            layers.MaxPooling2D(2),
+            layers.Conv2D(50, 5, name="conv2"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(500, "relu", name="hidden"),
+            layers.Dense(num_classes, name="output"),
+        ],
+        name="lenet_5_caffe",
+    )
+
+
+def resnet_20(input_shape, num_classes):
+    """Return ResNet-20 for CIFAR-10 (He et al. 2016, arXiv 1512.03385, section 4.2).
+
+    A 3 x 3 convolution of 16 filters, then three stages of three blocks of 16, 32 and 64 filters. Where a stage begins
+    with half the image, the shortcut takes every other pixel and fills up the channels with zeros, so that it has no
+    parameters. Convolutions have no biases. There is no L2 term.
+
+    Args:
+        input_shape: shape of one image, `(height, width, channels)`, pixel values from 0 to 1.
+        num_classes: number of outputs, logits as in `dense_network`.
+
+    Example: 269,722 parameters are trained.
+
+    >>> resnet_20((32, 32, 3), 10).count_params()
+    271098
+    """
+    inputs = keras.Input(input_shape)
+    features = layers.ReLU()(_normalized_convolution(inputs, 16, 1, "stem"))
+    for stage, filters in enumerate((16, 32, 64), start=1):
+        for block in (1, 2, 3):
+            strides, name = 2 if stage > 1 and block == 1 else 1, f"stage{stage}_block{block}"
+            shortcut = features
+            if strides == 2:
+                added = filters // 4  # before and after the channels that there are
+                shortcut = layers.MaxPooling2D(1, strides=2)(shortcut)
+                # The last two axes of what it takes for channels first are width and channels.
+                shortcut = layers.ZeroPadding2D(((0, 0), (added, added)), data_format="channels_first")(shortcut)
+            features = layers.ReLU()(_normalized_convolution(features, filters, strides, f"{name}_conv1"))
+            features = _normalized_convolution(features, filters, 1, f"{name}_conv2")
+            features = layers.ReLU()(layers.add([features, shortcut]))
+    outputs = layers.Dense(num_classes, name="output")(layers.GlobalAveragePooling2D()(features))
+    return keras.Model(inputs, outputs, name="resnet_20")
+
+
 def is_convolution(layer, variable):
     """Return whether `layer`, which owns `variable`, is a convolution: what the thesis quantizes but on MNIST."""
     return isinstance(layer, layers.Conv2D)
@@ -130,6 +217,9 @@ NETWORKS = {
     "dense_gelu": (gelu_network, is_not_normalization),
     "cifar10": (cifar10_network, is_convolution),
     "imagenette": (imagenette_network, is_convolution),
+    "lenet_300_100": (lenet_300_100, is_not_normalization),
+    "lenet_5_caffe": (lenet_5_caffe, is_not_normalization),
+    "resnet_20": (resnet_20, is_not_normalization),
 }
 
 
@@ -144,6 +234,13 @@ def _initializers():
 def _convolution(filters):
     """Return convolution with ReLU and batch normalization, in the thesis's order."""
     return layers.Conv2D(filters, 3, padding="same", activation="relu", **_initializers()), layers.BatchNormalization()
+
+
+def _normalized_convolution(inputs, filters, strides, name):
+    """Return a 3 x 3 convolution without biases, batch normalized, with He's initial weights."""
+    settings = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
+    features = layers.Conv2D(filters, 3, strides=strides, name=name, **settings)(inputs)
+    return layers.BatchNormalization()(features)
 
 
 def _residual_block(inputs, filters, strides, name):

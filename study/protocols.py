@@ -14,6 +14,7 @@ COMPACT = {
     "parametrization": "log",
     "initial_scale": 0.01,
 }
+FRONTIER = {**COMPACT, "batch_size": 128, "holdout": 5000}
 # Two cores train convolutions on small images, by TensorFlow's kernels, which are faster there.
 ON_A_CPU = {"backend": "tensorflow"}
 SMALL_IMAGES = {"image_size": 64, "backend": "tensorflow"}
@@ -48,6 +49,14 @@ PROTOCOLS: dict[str, dict[str, dict]] = {
         "cifar10": {"epochs": 12, "batch_size": 128, "learning_rate": 2e-3, **ON_A_CPU, **COMPACT},
         "imagenette": {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3, **SMALL_IMAGES, **COMPACT},
         "digits": {"epochs": 40, "batch_size": 32, "learning_rate": 5e-3, **COMPACT, "input_scale": 1 / 16},
+    },
+    # Networks of the field's tables, each under a protocol of its name; 5,000 training images choose.
+    "lenet_300_100": {"mnist": {**FRONTIER, "network": "lenet_300_100", "epochs": 45, "learning_rate": 4e-3}},
+    "lenet_5_caffe": {
+        "mnist": {**FRONTIER, "network": "lenet_5_caffe", "epochs": 50, "learning_rate": 3e-3, **ON_A_CPU},
+    },
+    "resnet_20": {
+        "cifar10": {**FRONTIER, "network": "resnet_20", "epochs": 100, "learning_rate": 2e-3, "image_size": 32},
     },
     "smoke": {"digits": {"epochs": 10, "batch_size": 32, "learning_rate": 8e-3}},
 }

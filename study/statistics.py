@@ -41,7 +41,7 @@ def zipped_bytes(arrays):
 
 
 def final_statistics(model):
-    """Return the statistics of all integers together, and sizes: in the thesis's accounting, and of a `.lqs` file.
+    """Return the statistics of all integers together, and sizes: in the thesis's accounting, and of `.lqs` files.
 
     For a float network, the former is that of the zipped float32 parameters, the thesis's baseline.
     """
@@ -53,6 +53,7 @@ def final_statistics(model):
         "zip_dtype": dtype,
         "fp32_bytes": fp32_bytes(model),
         "file_bytes": file_bytes(model),
+        "inference_bytes": file_bytes(model, inference_only=True),
     }
     return {**statistics, **sizes}
 

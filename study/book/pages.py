@@ -32,12 +32,15 @@ CONCLUSIONS = {
     "14_three_datasets": "Summary",
     "15_beyond_the_thesis": "Summary",
     "17_leaderboard": "What it teaches",
+    "19_how_small_can_it_get": "Summary",
 }
 TABLES = {
     "published": ("Published values", "The thesis's values that ours are laid beside, read from the submitted text and "
         "off its plots, to about two digits. Accuracies are in percent, `zip_megabytes` in 10^6 bytes."),
     "peers": ("Other libraries", "Networks that other tools made, their weights in our file: means over seeds "
         "(notebook 17)."),
+    "published_bytes": ("Published sizes", "Bytes that others have published for a whole network (notebook 19)."),
+    "peers_bytes": ("Other programs", "The same trained networks in the files of other programs (notebook 19)."),
     "exports": ("Exported networks", "Size and accuracy of trained networks in every format, on all test images "
         "(notebook 11)."),
     "precision": ("Float32 and TensorFloat-32", "MNIST in float32 and in emulated TensorFloat-32, one row per run "

@@ -33,6 +33,7 @@ CONTENTS = {
         "notebooks/15_beyond_the_thesis",
         "notebooks/16_your_own_network",
         "notebooks/17_leaderboard",
+        "notebooks/19_how_small_can_it_get",
     ],
     "Results": ["docs/claims", "pages/summaries", "pages/figures", "pages/tables", "pages/methods"],
     "Guides": [

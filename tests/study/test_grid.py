@@ -104,6 +104,20 @@ def test_shorter_protocol_on_mnist_has_the_seeds_of_the_long_one(grid):
     assert settings["laptop"] < settings["thesis"] and len(settings["laptop"]) == 3 + 2 * 5 * 3 + 10
 
 
+@pytest.mark.parametrize(
+    "batch, network, ratios, seeds",
+    [
+        ("lenet-300-100", "lenet_300_100", (200, 250, 300, 350), range(42, 47)),
+        ("lenet-5", "lenet_5_caffe", (900, 1050, 1200, 1350), range(42, 45)),
+    ],
+)
+def test_batches_of_the_fields_networks_ask_for_sizes(grid, batch, network, ratios, seeds):
+    configs = [config for curve in grid[batch] for config in curve_configs(curve)]
+    settings = {values(c, "network holdout method target_ratio seed") for c in configs}
+    asked = [("float", None), *(("code_length", ratio) for ratio in ratios)]
+    assert settings == {(network, 5000, *what, seed) for what in asked for seed in seeds}
+
+
 def test_smoke_batch_needs_no_download(grid):
     assert {curve["dataset"] for curve in grid["smoke"]} == {"digits"}
     assert {curve["regime"] for curve in grid["smoke"]} == {"scratch", "pretrained"}

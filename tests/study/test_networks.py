@@ -6,7 +6,16 @@ import pytest
 
 import lqs
 from lqs.inspection import quantized_parameters
-from study.networks import BLOCK_L2, INITIAL_STDDEV, NETWORKS, cifar10_network, dense_network, imagenette_network
+from study.networks import (
+    BLOCK_L2,
+    INITIAL_STDDEV,
+    NETWORKS,
+    cifar10_network,
+    dense_network,
+    imagenette_network,
+    lenet_5_caffe,
+    resnet_20,
+)
 
 CONVOLUTIONS = ["conv1", "conv2"], ["conv1", "conv2", "shortcut"]  # of a block that keeps the size, of one that halves
 
@@ -189,3 +198,40 @@ def test_twenty_convolutions_are_quantized_in_the_imagenette_network(imagenette)
     assert all(tuple(q.scale.shape) == (1, 1, v.shape[2], 1) for v, q in kernels)
     assert sum(np.prod(variable.shape) for variable, _ in pairs) == 11_196_042 - 5130 - 4 * 4800
     assert float(sum(model.losses)) == pytest.approx(float(sum(imagenette.losses)), rel=1e-6)  # L2 on the parameters
+
+
+# The field's networks.
+
+
+@pytest.mark.parametrize(
+    "name, image, trained",
+    [
+        ("lenet_300_100", (28, 28, 1), 785 * 300 + 301 * 100 + 101 * 10),
+        ("lenet_5_caffe", (28, 28, 1), 26 * 20 + 501 * 50 + 801 * 500 + 501 * 10),
+        ("resnet_20", (32, 32, 3), 269_722),
+    ],
+)
+def test_all_parameters_of_the_fields_networks_are_quantized(name, image, trained):
+    make_network, where = NETWORKS[name]
+    network = make_network(image, 10)
+    assert sum(np.prod(variable.shape) for variable in network.trainable_variables) == trained
+    pairs = quantized_parameters(lqs.quantize(network, where=where))
+    normalized = sum(layer.gamma.shape[0] for layer in network.layers if "batch" in layer.name)
+    assert sum(np.prod(variable.shape) for variable, _ in pairs) == trained - 2 * normalized
+
+
+def test_lenet_5_has_no_relu_after_a_convolution():
+    layers = lenet_5_caffe((28, 28, 1), 10).layers
+    activations = {layer.name: layer.activation.__name__ for layer in layers if hasattr(layer, "activation")}
+    assert activations == {"conv1": "linear", "conv2": "linear", "hidden": "relu", "output": "linear"}
+
+
+def test_shortcut_of_resnet_20_takes_every_other_pixel_and_fills_up_channels(rng):
+    network = resnet_20((32, 32, 3), 10)
+    assert sum(isinstance(layer, keras.layers.Conv2D) for layer in network.layers) == 19
+    additions = [layer for layer in network.layers if isinstance(layer, keras.layers.Add)]
+    assert [layer.output.shape[1:] for layer in additions] == [(32, 32, 16)] * 3 + [(16, 16, 32)] * 3 + [(8, 8, 64)] * 3
+    shortcut = keras.Model(additions[2].output, additions[3].input[1])
+    features = rng.normal(size=(1, 32, 32, 16)).astype("float32")
+    expected = np.pad(np.maximum(features, 0)[:, ::2, ::2], [(0, 0)] * 3 + [(8, 8)])
+    np.testing.assert_array_equal(shortcut.predict(features, verbose=0), expected)

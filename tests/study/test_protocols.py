@@ -5,6 +5,7 @@ import math
 import pytest
 
 from study.configs import make_config
+from study.networks import NETWORKS
 from study.protocols import PROTOCOLS, protocol_fields, scheduled_learning_rate
 
 
@@ -26,13 +27,23 @@ from study.protocols import PROTOCOLS, protocol_fields, scheduled_learning_rate
             {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3, "schedule": "steps", "image_size": 64},
         ),
         ("smoke", "digits", {"epochs": 10, "batch_size": 32, "learning_rate": 8e-3}),
+        ("lenet_300_100", "mnist", {"epochs": 45, "batch_size": 128, "learning_rate": 4e-3, "schedule": "cosine"}),
+        ("lenet_5_caffe", "mnist", {"epochs": 50, "batch_size": 128, "learning_rate": 3e-3, "schedule": "cosine"}),
+        ("resnet_20", "cifar10", {"epochs": 100, "batch_size": 128, "learning_rate": 2e-3, "image_size": 32}),
     ],
 )
 def test_protocol_fills_in_its_values(protocol, dataset, values):
     config = make_config(dataset, "float", protocol=protocol)
     assert {name: config.flat()[name] for name in values} == values
-    network = {"mnist": "dense", "digits": "dense"}.get(dataset, dataset)
+    own = {"mnist": "dense", "digits": "dense"}.get(dataset, dataset)
+    network = protocol if protocol in NETWORKS else own
     assert (config.network, config.protocol) == (network, protocol)
+
+
+@pytest.mark.parametrize("protocol, dataset", [(p, d) for p in NETWORKS for d in PROTOCOLS.get(p, ())])
+def test_protocol_of_a_network_holds_images_out_and_scales_pixels(protocol, dataset):
+    data = make_config(dataset, "float", protocol=protocol).data
+    assert (data.holdout, data.input_scale) == (5000, 1 / 255)
 
 
 @pytest.mark.parametrize("dataset", PROTOCOLS["laptop"])

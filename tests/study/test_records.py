@@ -35,8 +35,12 @@ def residual_kernels():
 
 
 COMMITTED = sorted(RUNS.glob("*/*.json"))
+# By network.
 SHAPES = {
-    "mnist": [[784, 128], [128], [128, 10], [10]],
+    "dense": [[784, 128], [128], [128, 10], [10]],
+    "dense_gelu": [[784, 128], [128], [128, 10], [10]],
+    "lenet_300_100": [[784, 300], [300], [300, 100], [100], [100, 10], [10]],
+    "lenet_5_caffe": [[5, 5, 1, 20], [20], [5, 5, 20, 50], [50], [800, 500], [500], [500, 10], [10]],
     "cifar10": [
         shape
         for inputs, filters in ((3, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128))
@@ -265,7 +269,7 @@ def assert_is_complete(path):
         assert parameters == [] and "unique" not in history and final["zip_dtype"] == "float32"
     else:
         is_whole = quantizes_all_layers(config["method"])
-        expected = SHAPES[config["dataset"]] + (HEADS.get(config["dataset"], []) if is_whole else [])
+        expected = SHAPES[config["network"]] + (HEADS.get(config["network"], []) if is_whole else [])
         granularities = [config["granularity"] if len(shape) > 1 else "scalar" for shape in expected]
         if not quantizes_biases(config["method"]):
             expected, granularities = expected[::2], granularities[::2]

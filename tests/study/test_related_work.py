@@ -83,6 +83,16 @@ def test_every_work_is_in_the_bibliography():
     assert set(WORKS["reference"]) - set(FIELDS) == set()
 
 
+def test_published_sizes_agree_with_their_ratios_and_cite_the_bibliography():
+    sizes = pd.read_csv(ROOT / "data/published_bytes.csv")
+    assert set(sizes["reference"]) <= set(FIELDS)
+    assert set(sizes["counted"]) <= {"printed", "ratio"} and set(sizes["checked"]) <= {"yes", "ratio", "no"}
+    known = sizes.dropna(subset=["parameters", "ratio"])
+    assert (4 * known["parameters"] / known["bytes"] / known["ratio"]).tolist() == pytest.approx(
+        [1] * len(known), abs=0.02
+    )
+
+
 def test_years_agree():
     rows = WORKS[["key", "year", "reference"]].itertuples(index=False)
     assert [key for key, year, reference in rows if FIELDS[reference]["year"] != year] == []

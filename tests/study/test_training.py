@@ -104,7 +104,7 @@ def test_record_is_complete(nested, folders):
     losses = {"loss", "val_loss", "cross_entropy", "val_cross_entropy", "accuracy", "val_accuracy"}
     assert set(record["history"]) == {*losses, "unique", "min", "max"}
     assert {len(values) for values in record["history"].values()} == {2}
-    sizes = {"zip_bytes", "zip_dtype", "fp32_bytes", "file_bytes"}
+    sizes = {"zip_bytes", "zip_dtype", "fp32_bytes", "file_bytes", "inference_bytes"}
     assert set(record["final"]) == {*record["history"], "zeros", "entropy_bits", *sizes}
     assert {key: values[-1] for key, values in record["history"].items()}.items() <= record["final"].items()
     assert [p["shape"] for p in record["parameters"]] == [[64, 128], [128], [128, 10], [10]]
