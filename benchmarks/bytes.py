@@ -3,12 +3,14 @@
     KERAS_BACKEND=jax python benchmarks/bytes.py
 
 Reads every file of `data/models`, writes `data/bytes.csv`, and its table into `benchmarks/bytes.md`. Each step comes on
-top of the one before: the axes of integers in the order that takes fewer bytes; `inference_only`, of whose bytes those
-of the header are given, too; and the rest in float16. Outputs are those for 64 images of noise, before the softmax.
+top of the one before: the axes of integers in the order that takes fewer bytes; the coding by mixing, with what of its
+bytes integers take, and before it, and the processor time to pack and to read; `inference_only`, of whose bytes those of
+the header are given, too; and the rest in float16. Outputs are those for 64 images of noise, before the softmax.
 """
 
 import importlib.metadata
 import tempfile
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -18,7 +20,7 @@ import pandas as pd
 
 import lqs
 from lqs.file import reader, writer
-from lqs.file.saving import pack_model
+from lqs.file.saving import encode_model, pack_model
 from lqs.inspection import to_numpy
 from study.environment import environment
 from study.paths import DATA
@@ -28,6 +30,13 @@ COLUMNS = {
     "stored": "as committed",
     "before": "one order of axes",
     "axes": "two orders",
+    "mixing": "mixing",
+    "integers": "integers, before",
+    "mixed_integers": "integers, mixing",
+    "pack_seconds": "s to pack, before",
+    "mixing_pack_seconds": "s to pack, mixing",
+    "read_seconds": "s to read, before",
+    "mixing_read_seconds": "s to read, mixing",
     "inference": "`inference_only`",
     "header": "header, before",
     "inference_header": "header, `inference_only`",
@@ -44,14 +53,32 @@ def header_bytes(content):
 
 
 def one_order(model):
-    """Return the bytes of a file whose integers are coded with their axes in order."""
+    """Return the bytes of a file whose integers are coded with their axes in order, without mixing."""
     original = writer._candidates
 
     def candidates(*arguments):
         return [candidate for candidate in original(*arguments) if "axes" not in candidate.coding]
 
     with mock.patch.object(writer, "_candidates", candidates):
-        return pack_model(model)
+        return without_mixing(model)
+
+
+def without_mixing(model):
+    """Return the bytes of a file whose integers are coded without mixing."""
+    return writer.pack(*encode_model(model, slow=False))
+
+
+def integer_bytes(content):
+    """Return how many bytes of a file are integers and their tables."""
+    sections = [tensor.sections for tensor in reader.parse(content).tensors]
+    return sum(each.get("codes", 0) + each.get("table", 0) for each in sections)
+
+
+def timed(function, *arguments):
+    """Return the result of a function and the processor time that it took in seconds."""
+    start = time.process_time()
+    result = function(*arguments)
+    return result, time.process_time() - start
 
 
 def loaded(content):
@@ -65,9 +92,12 @@ def loaded(content):
 def row(path):
     """Return the row of a file."""
     model = lqs.load(path)
+    without, pack_seconds = timed(without_mixing, model)
+    mixed, mixing_pack_seconds = timed(pack_model, model)
     contents = {
         "before": one_order(model),
-        "axes": pack_model(model),
+        "axes": without,
+        "mixing": mixed,
         "inference": pack_model(model, inference_only=True),
         "float16": pack_model(model, "float16", inference_only=True),
     }
@@ -77,7 +107,13 @@ def row(path):
         "model": str(path.relative_to(DATA / "models").with_suffix("")),
         "stored": path.stat().st_size,
         **{name: len(content) for name, content in contents.items()},
-        "header": header_bytes(contents["axes"]),
+        "integers": integer_bytes(without),
+        "mixed_integers": integer_bytes(mixed),
+        "pack_seconds": pack_seconds,
+        "mixing_pack_seconds": mixing_pack_seconds,
+        "read_seconds": timed(reader.parse, without)[1],
+        "mixing_read_seconds": timed(reader.parse, mixed)[1],
+        "header": header_bytes(mixed),
         "inference_header": header_bytes(contents["inference"]),
         "change": float(np.abs(outputs["inference"] - outputs["before"]).max()),
         "float16_change": float(np.abs(outputs["float16"] - outputs["before"]).max()),
@@ -89,7 +125,7 @@ def write_page(table):
     made = table.iloc[0]
     shown = table[list(COLUMNS)].copy()
     for name in shown.columns[1:]:
-        form = "{:.1e}" if "change" in name else "{:,}"
+        form = "{:.1e}" if "change" in name else "{:.2f}" if "seconds" in name else "{:,}"
         shown[name] = [form.format(value) for value in shown[name]]
     rows = [COLUMNS.values(), ["---"] * len(COLUMNS), *shown.to_numpy()]
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in rows]

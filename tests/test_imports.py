@@ -37,7 +37,7 @@ LIBRARY = """
 FILE = """
     atomic layout checks known
     assets configuration bins
-    contexts compiled inference
+    contexts mixing compiled inference
     ans
     reader
     writer

@@ -6,9 +6,9 @@ from pathlib import Path
 
 MAGIC = b"\x93LQS"
 VERSION = 2
-# Of files in which an entry has this key, the higher version where there are several.
-VERSION_WITH = {"levels": 3, "axes": 4}
-KNOWN_VERSIONS = (VERSION, *VERSION_WITH.values())
+# Of files in which an entry has this key or this coding, the higher version where there are several.
+VERSION_WITH = {"levels": 3, "axes": 4, "mixing": 4}
+KNOWN_VERSIONS = (VERSION, *sorted(set(VERSION_WITH.values())))
 PREFIX = struct.Struct("<4sBII")  # magic, version, bytes of the header: stored, inflated
 CHECKSUM = struct.Struct("<I")
 MAX_HEADER_BYTES = 2**26
@@ -16,7 +16,7 @@ MAX_BYTES = 2**31
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 DTYPES = (*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 INT32 = (-(2**31), 2**31 - 1)
-NUM_SECTIONS = {"raw": 1, "deflate": 1, "fixed": 1, "ans": 3, "contexts": 1}
+NUM_SECTIONS = {"raw": 1, "deflate": 1, "fixed": 1, "ans": 3, "contexts": 1, "mixing": 1}
 # Preset dictionary of the headers' deflate streams. Part of the format: it never changes.
 DICTIONARY = Path(__file__).with_name("header.dict").read_bytes()
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lqs.file import contexts
+from lqs.file import contexts, mixing
 from lqs.file.ans import fastest_decoder, words_of
 from lqs.file.bins import MAX_BINS, MAX_OCTAVE, bins, cumulative_frequencies, unpack_bits
 from lqs.file.layout import (
@@ -34,6 +34,8 @@ from lqs.file.layout import (
     check,
     inflate,
 )
+
+MATRIX_CODINGS = {"contexts": contexts, "mixing": mixing}
 
 
 class Contents(NamedTuple):
@@ -172,7 +174,7 @@ def check_entries(header, body, max_bytes):
     check(all(isinstance(name, str) for name in names), "a name is not a text")
     check(len(set(names)) == len(names), "two tensors have one name")
     for entry in entries:
-        quantized = entry["coding"] in ("fixed", "ans", "contexts")
+        quantized = entry["coding"] in ("fixed", "ans", "contexts", "mixing")
         _check_entry(entry)
         check(("scale" in entry) == quantized, f"{entry['name']}: integers have a scale, other numbers do not")
         check("levels" not in entry or quantized, f"{entry['name']}: integers have levels, other numbers do not")
@@ -205,18 +207,19 @@ def _check_integers(entry):
         check(_is_count(entry["octave"]) and entry["octave"] <= MAX_OCTAVE, f"{name}: bad octave")
         first, last = bins([lowest, highest], entry["octave"])[0].tolist()
         check(first < last and entry["bytes"][0] == last - first + 1 <= MAX_BINS, f"{name}: bad length of the table")
-    check("axes" not in entry or entry["coding"] == "contexts", f"{name}: its coding has no order of axes")
-    if entry["coding"] == "contexts":
+    is_matrix = entry["coding"] in MATRIX_CODINGS
+    check("axes" not in entry or is_matrix, f"{name}: its coding has no order of axes")
+    if is_matrix:
         shape = _ordered_shape(entry)
         check(len(shape) > 0 and 0 < math.prod(shape) <= contexts.MAX_ELEMENTS, f"{name}: bad size")
         num_rows = math.prod(shape[:-1])
         check(max(num_rows, shape[-1]) <= contexts.MAX_SIDE, f"{name}: too many rows or columns")
         check(_is_count(entry["line"]) and 2 <= entry["line"] <= max(num_rows, 2), f"{name}: bad line")
-        check(max(-lowest, highest) <= contexts.MAX_MAGNITUDE, f"{name}: range too large")
+        check(max(-lowest, highest) <= MATRIX_CODINGS[entry["coding"]].MAX_MAGNITUDE, f"{name}: range too large")
 
 
 def _ordered_shape(entry):
-    """Return the shape of integers with their axes in the order in which contexts have them."""
+    """Return the shape of integers with their axes in the order in which they are coded."""
     shape = entry["shape"]
     axes = entry.get("axes", list(range(len(shape))))
     is_order = isinstance(axes, list) and all(map(_is_count, axes)) and sorted(axes) == list(range(len(shape)))
@@ -252,7 +255,7 @@ def _tensor(entry, sections, decoder):
     if "scale" not in entry:
         return Tensor(name, dtype, values=_numbers(entry, *sections), sections=sizes)
     *codes, scale = sections
-    decoders: dict[str, Any] = {"fixed": _fixed, "ans": _binned, "contexts": _in_contexts}
+    decoders: dict[str, Any] = {"fixed": _fixed, "ans": _binned, "contexts": _matrix, "mixing": _matrix}
     integers = decoders[entry["coding"]](entry, decoder, *codes)
     in_range = integers.size == 0 or (entry["min"] <= integers.min() and integers.max() <= entry["max"])
     check(in_range, f"{name}: an integer is out of its range")
@@ -295,10 +298,11 @@ def _fixed(entry, _, section):
     return unpack_bits(section, [size], [num_bits]) + entry["min"]
 
 
-def _in_contexts(entry, decoder, codes):
+def _matrix(entry, decoder, codes):
     *rows, num_columns = shape = _ordered_shape(entry)
     flags = decoder(words_of(codes))
-    integers = contexts.decode((math.prod(rows), num_columns), entry["line"], flags.flags)
+    decode = MATRIX_CODINGS[entry["coding"]].decode
+    integers = decode((math.prod(rows), num_columns), entry["line"], flags.flags)
     flags.finish()
     axes = entry.get("axes", range(len(shape)))
     return integers.reshape(shape).transpose(np.argsort(axes)).ravel()

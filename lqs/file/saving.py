@@ -113,11 +113,11 @@ def pack_model(model, float_dtype="float32", inference_only=False):
     return writer.pack(*encode_model(model, float_dtype, inference_only))
 
 
-def encode_model(model, float_dtype="float32", inference_only=False):
+def encode_model(model, float_dtype="float32", inference_only=False, slow=True):
     """Return what `writer.pack` takes, the configuration of a model and its encoded tensors.
 
     The tensors are in the order of `plain_variables`, after which come the scales of those that are stored as floats,
-    and the files that layers keep. The arguments are those of `save`.
+    and the files that layers keep. The arguments are those of `save`, and `slow` of `writer.encode_integers`.
     """
     check_savable(model)
     if float_dtype not in reader.FLOATS[:3]:
@@ -128,7 +128,7 @@ def encode_model(model, float_dtype="float32", inference_only=False):
     if inference_only:
         check_for_inference(model)
         configuration = configuration_for_inference(configuration)
-    encoded = _encoded(model, float_dtype, inference_only)
+    encoded = _encoded(model, float_dtype, inference_only, slow)
     return configuration, [({"name": name, **entry}, sections) for name, entry, sections in encoded]
 
 
@@ -221,7 +221,7 @@ def plain_variables(model, inference_only=False):
     return [variable for variable in model.variables if id(variable) not in absent]
 
 
-def _encoded(model, float_dtype, inference_only):
+def _encoded(model, float_dtype, inference_only, slow):
     """Yield `(name, entry, sections)` of all variables: first those without scales, then scales of the rest."""
     quantizers = {id(variable): quantizer for variable, quantizer in quantized_parameters(model)}
     exact = {id(variable) for layer in nested_layers(model) for variable in layer.variables}  # also thresholds
@@ -235,7 +235,7 @@ def _encoded(model, float_dtype, inference_only):
         name = name_of[id(variable)]
         integers = None if quantizer is None else to_numpy(quantizer.integers(variable.value))
         if quantizer is not None and _is_recoverable(integers, quantizer, variable):
-            entry, sections = writer.encode_integers(integers, quantizer.exact_scale, variable.dtype)
+            entry, sections = writer.encode_integers(integers, quantizer.exact_scale, variable.dtype, slow)
             if quantizer.codebook is not None:
                 entry |= {"levels": name_of[id(quantizer.codebook)], "lowest": quantizer.levels[0]}
             yield name, entry, sections

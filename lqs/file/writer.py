@@ -1,5 +1,6 @@
 """Writer of `.lqs` files; `docs/format.md` describes the format."""
 
+import functools
 import json
 import math
 import zlib
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lqs.file import compiled, contexts
+from lqs.file import compiled, contexts, mixing
 from lqs.file.atomic import write_atomically
 from lqs.file.bins import best_octave, bins, cumulative_frequencies, pack_bits, table_of
 from lqs.file.layout import CHECKSUM, DICTIONARY, MAGIC, PREFIX, VERSION, VERSION_WITH, deflate
@@ -16,6 +17,11 @@ MAX_SPAN = 2**24  # of integers that are counted rather than sorted
 # A coding is not tried where it would take more than another one does, by this share and these bytes. Codes take as
 # many bits as their frequencies say, up to a thousandth and the words of the coder's state.
 MARGIN, MARGIN_BYTES = 0.002, 32
+# How many bits mixing takes is known only when it is coded: hardly less than this share of those in contexts.
+LEAST_SHARE_OF_CONTEXTS = 0.7
+# Of more integers than this, mixing is tried in one order of the axes, and only if contexts take less than bins do.
+MAX_ALWAYS_MIXED = 2**13
+MIXING_GAIN = 0.01  # least share of the bytes that mixing has to save: it takes more time to read
 
 
 class Candidate(NamedTuple):
@@ -25,11 +31,13 @@ class Candidate(NamedTuple):
         coding: its part of the entry.
         num_bits: about what its sections take.
         encode: function that returns the sections.
+        is_bound: whether `num_bits` is the least that they may take instead.
     """
 
     coding: dict
     num_bits: float
     encode: Any
+    is_bound: bool = False
 
 
 def pack(model, tensors):
@@ -84,17 +92,18 @@ def encode_numbers(array, dtype=None, stored=None):
     return {**entry, "stored": stored} if stored != dtype else entry, [section]
 
 
-def encode_integers(integers, scale, dtype="float32"):
+def encode_integers(integers, scale, dtype="float32", slow=True):
     """Return `(entry, sections)` of the integers and the scale of a quantized parameter.
 
     Integers are entropy-coded with the resolution of bins, `octave`, that gives the fewest bytes with its table. Small
-    ones are coded in contexts, with their axes in order or with the last one first, or all take the same number of
-    bits, where that is smaller still.
+    ones are coded in contexts or by mixing, with their axes in order or with the last one first, or all take the same
+    number of bits, where that is smaller still.
 
     Args:
         integers: int32 array.
         scale: array broadcastable to it.
         dtype: name of the parameter's dtype.
+        slow: whether mixing is tried, which takes the fewest bytes and the most time.
 
     Example:
 
@@ -105,13 +114,13 @@ def encode_integers(integers, scale, dtype="float32"):
     scale_entry, scale_sections = encode_numbers(scale)
     lowest, highest = (int(integers.min()), int(integers.max())) if integers.size else (0, 0)
     entry = {"shape": list(integers.shape), "dtype": dtype, "min": lowest, "max": highest}
-    coding, sections = _smallest(_candidates(integers, lowest, highest))
+    coding, sections = _smallest(_candidates(integers, lowest, highest, slow))
     entry = {**entry, **coding, "bytes": [len(section) for section in sections], "scale": scale_entry}
     return entry, [*sections, *scale_sections]
 
 
-def _candidates(integers, lowest, highest):
-    """Yield every `Candidate` for integers."""
+def _candidates(integers, lowest, highest, slow=True):
+    """Yield every `Candidate` for integers; without `slow`, but the one of mixing."""
     offsets = integers.ravel().astype("int64") - lowest
     num_bits = (highest - lowest).bit_length()
     yield Candidate({"coding": "fixed"}, num_bits * integers.size, lambda: [pack_bits([offsets], [num_bits])])
@@ -121,31 +130,59 @@ def _candidates(integers, lowest, highest):
         octave, ans_bits = best_octave(values, counts)
         if octave is not None:
             yield Candidate({"coding": "ans", "octave": octave}, ans_bits, lambda: _in_bins(values, indices, octave))
+    in_contexts = []
     order = list(range(integers.ndim))
     for axes in [order, order[-1:] + order[:-1]][: integers.ndim]:
         ordered = integers.transpose(axes)
-        if fits_contexts(ordered.shape, lowest, highest):
-            yield _in_contexts(ordered, {} if axes == order else {"axes": axes})
+        if fits(ordered.shape, lowest, highest, mixing.MAX_MAGNITUDE):
+            in_contexts.append(_in_contexts(ordered, {} if axes == order else {"axes": axes}))
+    if max(-lowest, highest) <= contexts.MAX_MAGNITUDE:
+        yield from (candidate for candidate, _ in in_contexts)
+    if slow and in_contexts:
+        yield from _mixed(in_contexts, integers.size, ans_bits)
 
 
 def _in_contexts(ordered, axes):
-    """Return the `Candidate` of contexts, for integers whose axes are in the order that they are coded in."""
+    """Return the `Candidate` of contexts, for integers whose axes are in the order that they are coded in.
+
+    With it comes their matrix. Larger integers than those of contexts are counted as the largest of them.
+    """
     matrix = ordered.reshape(-1, ordered.shape[-1])
     line = contexts.best_line(matrix)
-    flags = contexts.Flags(matrix, line)
+    flags = contexts.Flags(matrix.clip(-contexts.MAX_MAGNITUDE, contexts.MAX_MAGNITUDE), line)
     coding = {"coding": "contexts", "line": line, **axes}
-    return Candidate(coding, flags.num_bits(), lambda: [compiled.encode_flags(*flags.in_order())])
+    return Candidate(coding, flags.num_bits(), lambda: [compiled.encode_flags(*flags.in_order())]), matrix
+
+
+def _mixed(in_contexts, size, ans_bits):
+    """Yield a `Candidate` of mixing for each of those of contexts and their matrices that is worth the time."""
+    if size > MAX_ALWAYS_MIXED:
+        best = min(in_contexts, key=lambda pair: pair[0].num_bits)
+        in_contexts = [best] if best[0].num_bits < ans_bits else []
+    for candidate, matrix in in_contexts:
+        coding = {**candidate.coding, "coding": "mixing"}
+        encode = functools.partial(_encode_mixed, matrix, coding["line"])
+        yield Candidate(coding, LEAST_SHARE_OF_CONTEXTS * candidate.num_bits, encode, is_bound=True)
+
+
+def _encode_mixed(matrix, line):
+    return [compiled.encode_flags(*mixing.flags_of(matrix, line))]
 
 
 def _smallest(candidates):
     """Return coding and sections of the candidate that takes the fewest bytes, the first one if equal.
 
-    Only those are encoded that may be it.
+    Only those are encoded that may be it. Mixing has to take fewer by the share `MIXING_GAIN`.
     """
     candidates = list(candidates)
-    limit = (1 + MARGIN) * min(candidate.num_bits for candidate in candidates) + 8 * MARGIN_BYTES
+    limit = (1 + MARGIN) * min(c.num_bits for c in candidates if not c.is_bound) + 8 * MARGIN_BYTES
     encoded = [(c.coding, c.encode()) for c in candidates if c.num_bits <= limit]
-    return min(encoded, key=lambda pair: _num_bytes(*pair))
+    return min(encoded, key=lambda pair: _cost(*pair))
+
+
+def _cost(coding, sections):
+    """Return what the codings are compared by."""
+    return _num_bytes(coding, sections) * (1 + MIXING_GAIN * (coding["coding"] == "mixing"))
 
 
 def _num_bytes(coding, sections):
@@ -155,14 +192,14 @@ def _num_bytes(coding, sections):
     return sum(header["bytes"]) + len(deflate(text, DICTIONARY))
 
 
-def fits_contexts(shape, lowest, highest):
-    """Return whether the coding in contexts is for integers of a shape and range."""
+def fits(shape, lowest, highest, max_magnitude):
+    """Return whether a coding of matrices with this limit is for integers of a shape and range."""
     size = math.prod(shape)
     return (
         0 < size <= contexts.MAX_ELEMENTS
         and len(shape) > 0
         and max(size // shape[-1], shape[-1]) <= contexts.MAX_SIDE
-        and max(-lowest, highest) <= contexts.MAX_MAGNITUDE
+        and max(-lowest, highest) <= max_magnitude
     )
 
 
@@ -170,7 +207,7 @@ def _head(model, tensors):
     """Return the bytes before the sections: the prefix and the header."""
     entries = [entry for entry, _ in tensors]
     text = json.dumps({"model": model, "tensors": entries}, separators=(",", ":")).encode()
-    keys = {key for entry in entries for key in entry}
+    keys = {key for entry in entries for key in (*entry, entry["coding"])}
     version = max([VERSION, *(VERSION_WITH[key] for key in keys & VERSION_WITH.keys())])
     stored = deflate(text, DICTIONARY)
     return PREFIX.pack(MAGIC, version, len(stored), len(text)) + stored

@@ -38,6 +38,7 @@ OTHERS = [
     "fixed",
     "ans",
     "contexts",
+    "mixing",
     "float16",
     "object",
     "\ud800",
@@ -57,17 +58,19 @@ def content():
     planted = np.where(np.arange(40)[:, None] % 4, 0, rng.integers(-3, 4, (40, 20))).astype("int32")
     scale = np.full((40, 1), 0.5, "float32")
     encoded = [
-        encode_integers(codes, scale),
+        encode_integers(codes, scale, slow=False),
         encode_integers(np.arange(5, dtype="int32"), scale[0]),
         encode_numbers(rng.normal(size=7).astype("float32"), stored="bfloat16"),
         encode_numbers(np.zeros((3, 100))),
-        encode_integers(planted, scale[:1]),
+        encode_integers(planted, scale[:1], slow=False),
         encode_integers(np.array([[-1, 0, 1, 1]], "int32"), scale[:1]),
         encode_numbers(np.array([-0.5, 0, 2], "float32")),
+        encode_integers(np.where(np.arange(800) % 399 == 3, -17, 0).reshape(40, 20).astype("int32"), scale[:1]),
     ]
     encoded[5][0].update(levels="6", lowest=-1)
     codings = [entry["coding"] for entry, _ in encoded]
     assert codings[:5] == ["ans", "fixed", "raw", "deflate", "contexts"] and encoded[4][0]["axes"] == [1, 0]
+    assert codings[7] == "mixing"
     return pack({"class_name": "none"}, [({"name": str(i), **entry}, s) for i, (entry, s) in enumerate(encoded)])
 
 
