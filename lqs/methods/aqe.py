@@ -21,11 +21,11 @@ class AsymptoticEstimator(Rounding):
         f(v) = floor(v) + 1/2 + tanh(a t) / (2 tanh(a / 2))             from integer to integer, where f(v) = v
         dL/dP = dL/dP_r f'(v) = dL/dP_r a (1 - tanh(a t)**2) / (2 tanh(a / 2))
 
-    and 0 where clipped. For `a = 0` this is the straight-through estimator, and for large `a` the staircase is rounding.
+    and 0 where clipped. For `a = 0` this is the straight-through estimator; for large `a` the staircase is rounding.
     Elements midway between two integers have the largest gradient.
 
-    The paper's estimator is a smooth function, too, which becomes the quantizer as training goes on. Which function
-    and which schedule we could not look up: `tanh`, a constant sharpness and exact rounding forwards are our reading.
+    The paper's estimator is a smooth function, too, which becomes the quantizer as training goes on. We had its
+    abstract alone: `tanh`, a constant sharpness and exact rounding forwards are our reading.
 
     Args:
         sharpness: `a`.

@@ -17,15 +17,14 @@ class DeltaLoss(Rule):
 
         d(s) = sum(abs(dL/dP_r (P - s round(P / s))))       over the elements that share a scale
 
-    and a bit less is twice the scale. The gradient has the size of the scale,
+    and a bit less means twice the scale. The gradient has the size of the scale,
 
         dL/ds = s     if d(s) > t                           too coarse: the scale shrinks
                 -s    if d(2 s) <= t                        a bit could be spared: it grows
                 0     otherwise
 
-    The paper measures the change of the loss, channel by channel, on a trained network, and then gives each channel the
-    least width with which accuracy holds. Of it we could read the abstract alone: that the change is of first order, and that
-    widths follow during training, is our reading.
+    The paper chooses the bit width of each channel of a trained network by the change of the loss that it causes. We
+    had no more than its abstract: the first order, the bound, and widths that follow during training are our reading.
 
     Args:
         threshold: `t`, what a channel may change the loss by. Kept as the non-trainable weight `threshold`.

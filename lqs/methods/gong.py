@@ -23,12 +23,12 @@ class ProductQuantization(Codebook):
         dL/dc_k = s sum(dL/dP_r of the vectors with k)
         dL/dP = dL/dP_r
 
-    An index costs `bits / length` bits an element: the entropy coder learns where the zeros are. The centroids start from
-    k-means of the initial vectors.
+    An index costs about `bits / length` bits an element: the entropy coder learns where the zeros are. The centroids
+    start from k-means of the initial vectors.
 
-    The paper cuts the rows of a dense layer, has a codebook for each place of the cut, and quantizes after training. Here
-    all places share a codebook, as its bytes are part of the file, and it is trained along with the parameter. With
-    `length=1` it is the paper's k-means.
+    The paper cuts the rows of a dense layer, has a codebook for each place of the cut, and quantizes after training.
+    Here all places share a codebook, as its bytes are part of the file, and it is trained along with the parameter.
+    With `length=1` it is the paper's k-means.
 
     Args:
         length: number of elements in a vector.

@@ -20,17 +20,18 @@ class LossAwareScale(Rule):
         s = sum(d abs(P)) / sum(d)        P_q = sign(P)
 
     It takes `d = eps + sqrt(v)`, with the second moments `v` of the gradient that Adam keeps. A layer does not see the
-    optimizer, and moments of its own would take as many bytes of the file as the parameter. Here `d = eps + abs(dL/dP_r)`,
-    that of the present batch, and the optimizer averages over the steps:
+    optimizer, and moments of its own would take four bytes of the file for each element. Here
+    `d = eps + abs(dL/dP_r)` is that of the batch, and the optimizer averages over the steps:
 
         dL/ds = s - sum(d abs(P)) / sum(d)
 
     Example: the first element alone has a gradient.
 
     >>> import numpy as np
-    >>> rule, parameter = LossAwareScale(), np.array([3.0, -1.0], "float32")
+    >>> rule, one = LossAwareScale(), np.ones(1, "float32")
+    >>> upstream, parameter = np.array([0.5, 0.0], "float32"), np.array([3.0, -1.0], "float32")
     >>> rule.build((2,), (0,), None)
-    >>> np.asarray(rule.scale_gradient(np.array([0.5, 0.0], "float32"), parameter, None, np.ones(1, "float32"))).tolist()
+    >>> np.asarray(rule.scale_gradient(upstream, parameter, None, one)).tolist()
     [-2.0]
     """
 

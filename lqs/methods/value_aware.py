@@ -49,7 +49,8 @@ class ValueAware(Rounding):
         return signed_levels(OUTLIER_BITS)
 
     def measured_scale(self, parameter):
-        return ops.quantile(ops.abs(parameter), 1 - self.ratio, axis=self.axes, keepdims=True) / self.highest_of_most
+        place = {"axis": self.axes, "method": "nearest", "keepdims": True}
+        return ops.quantile(ops.abs(parameter), 1 - self.ratio, **place) / self.highest_of_most
 
     def integers(self, parameter, scale):
         return to_integers(parameter, scale, "nearest", self.levels)
