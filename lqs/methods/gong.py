@@ -106,8 +106,10 @@ def gong(bits, length=2, **overrides):
 
 def _nearest(vectors, centroids):
     """Return the index of the centroid that is nearest to each vector, the first one if several are."""
-    differences = ops.expand_dims(vectors, 1) - ops.expand_dims(centroids, 0)
-    return ops.cast(ops.argmin(ops.sum(ops.square(differences), axis=2), axis=1), "int32")
+    distances = 0.0
+    for place in range(vectors.shape[1]):  # without a tensor of all differences, which is slow
+        distances = distances + ops.square(vectors[:, place, None] - centroids[None, :, place])
+    return ops.cast(ops.argmin(distances, axis=1), "int32")
 
 
 def _elements(vectors, shape):
