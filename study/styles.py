@@ -42,10 +42,23 @@ METHOD_LABELS = {
     "votes_without_range": "votes without range",
     "votes_without_tanh": "votes without tanh",
     "votes_epsilon": "votes with a larger epsilon",
+    # more published methods, here at the end so that the others keep their looks
+    "krishnamoorthi": "min–max per channel",
+    "value_aware": "value-aware",
+    "rdo_q": "RDO-Q",
+    "delta_loss": "Δloss",
+    "aqe": "AQE",
+    "qnn": "QNN",
+    "lab": "LAB",
+    "ott": "Ott et al.",
+    "sq": "SQ",
+    "gong": "product VQ",
+    "polino": "Polino et al.",
 }
 SAME_AS = {"votes_ratio": "nested"}  # the thesis's rule, among those that change it
 DATASET_LABELS = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "imagenette": "Imagenette"}
 MARKERS = "o^vDsPX"
+MORE_MARKERS = "<>ph8*d"  # once all colors have had all markers
 
 
 def palette():
@@ -66,5 +79,6 @@ def method_style(method):
     number = list(METHOD_LABELS).index(name) - 1
     if number < 0:
         return {"color": black, "marker": "", "label": METHOD_LABELS[name]}
-    marker = MARKERS[number % len(MARKERS)]
+    markers = MARKERS if number < len(MARKERS) * len(colors) else MORE_MARKERS
+    marker = markers[number % len(markers)]
     return {"color": colors[number % len(colors)], "marker": marker, "label": METHOD_LABELS[name]}

@@ -67,7 +67,8 @@ class Tensor:
         values: the array; for a quantized parameter `None`.
         integers: `P_q`, an int32 array, or `None`.
         scale: `s`, broadcastable to `integers`, or `None`.
-        levels: what the integers from `lowest` on stand for, in units of the scale; `None`: themselves.
+        levels: what the integers from `lowest` on stand for, in units of the scale; `None`: themselves. In a matrix,
+            each row is what as many elements as it has columns stand for, by the integer of the first of them.
         lowest: see `levels`.
         sections: `{name: bytes in the file}`.
     """
@@ -86,8 +87,14 @@ class Tensor:
         """The parameter as the network computes with it: the values, or `P_q`, or its levels, times `s`."""
         if self.integers is None:
             return self.values
-        numbers = self.integers if self.levels is None else self.levels[self.integers - self.lowest]
+        numbers = self.integers if self.levels is None else self._levels_of_integers()
         return numbers.astype(self.scale.dtype) * self.scale
+
+    def _levels_of_integers(self):
+        if self.levels.ndim == 1:
+            return self.levels[self.integers - self.lowest]
+        vectors = self.levels[self.integers.ravel()[:: self.levels.shape[1]] - self.lowest]
+        return vectors.ravel()[: self.integers.size].reshape(self.integers.shape)
 
 
 def read(path, max_bytes=MAX_BYTES, decoder=None):
@@ -271,7 +278,8 @@ def _find_levels(entries, tensors):
             continue
         found, lowest = by_name.get(entry["levels"]), entry["lowest"]
         levels: Any = None if found is None or found.dtype not in FLOATS else found.values
-        check(levels is not None and levels.ndim == 1, f"{tensor.name}: its levels are no vector")
+        is_table = levels is not None and (levels.ndim == 1 or (levels.ndim == 2 and levels.shape[1] > 0))
+        check(is_table, f"{tensor.name}: its levels are neither a vector nor a matrix")
         in_range = type(lowest) is int and INT32[0] <= lowest <= entry["min"] and entry["max"] < lowest + len(levels)
         check(in_range, f"{tensor.name}: there are no levels for some of its integers")
         tensor.levels, tensor.lowest = levels, lowest

@@ -30,6 +30,17 @@ _MODULES = {
     "qil": "qil",
     "waveq": "waveq",
     "deep_compression": "deep_compression",
+    "lab": "lab",
+    "gong": "gong",
+    "qnn": "qnn",
+    "ott": "ott",
+    "value_aware": "value_aware",
+    "rdo_q": "rdo_q",
+    "aqe": "aqe",
+    "sq": "sq",
+    "delta_loss": "delta_loss",
+    "krishnamoorthi": "krishnamoorthi",
+    "polino": "polino",
 }
 METHODS = tuple(_MODULES)
 

@@ -62,14 +62,18 @@ class Codebook(Rounding):
             raise ValueError(f"Argument `bits` must be at most {MAX_BITS}, for `{name}`. Received: bits={bits!r}")
         return levels
 
+    def first_levels(self):
+        """Return the levels that there are until `initialize`, as an array: the integers."""
+        return np.arange(self.levels.lowest, self.levels.highest + 1)
+
     def build(self, shape, axes, levels):
         super().build(shape, axes, levels)
-        lowest, highest = self.levels
+        levels = self.first_levels()
 
         def initializer(shape, dtype=None):
-            return ops.cast(ops.arange(lowest, highest + 1), dtype)
+            return ops.cast(levels, dtype)
 
-        size, trainable = (highest + 1 - lowest,), self.is_trained
+        size, trainable = levels.shape, self.is_trained
         self.codebook = self.add_weight(name="codebook", shape=size, initializer=initializer, trainable=trainable)
 
     def values(self, integers, parameter, scale):

@@ -2,8 +2,7 @@
 
 import shutil
 
-import lqs
-from study.book.gallery import methods_page, picture
+from study.book.gallery import methods_page, picture, recorded
 from study.book.nested import nested_figure
 from study.book.pages import PAGES
 from study.book.sources import write, write_sources
@@ -18,7 +17,7 @@ def main(folder):
     html, table = nested_figure()
     write(folder / "pages/nested.html", html)
     write(folder / "pages/nested.txt", table)
-    for method in lqs.methods.METHODS:
+    for method in recorded():
         write(folder / "pages" / f"{method}.svg", picture(method))
 
 

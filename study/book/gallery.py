@@ -53,6 +53,11 @@ def settings():
     return table.assign(points_lost=float_network["accuracy"] - table["accuracy"])
 
 
+def recorded():
+    """Return the published methods that have a run of the leaderboard, in the order of `lqs.methods.METHODS`."""
+    return [method for method in lqs.methods.METHODS if method in set(settings()["method"])]
+
+
 def leaderboard_row(method):
     """Return the greatest ratio of a method within each of `POINTS_LOST`; missing where no setting holds."""
     rows = settings()[settings()["method"] == method]
@@ -100,7 +105,7 @@ def curves(quantizer, parameter=PARAMETER):
 def picture(method):
     """Return a figure of a method's curves as SVG: forwards, backwards and, if it has one, its penalty."""
     keras.utils.set_random_seed(0)
-    quantizer = lqs.methods.get(method)(**arguments(method))
+    quantizer = lqs.methods.get(method)(**arguments(method), granularity="scalar")
     forwards, backwards, penalty = curves(quantizer)
     shown = {"forwards: $P_r$": forwards, r"backwards: $\partial P_r / \partial P$": backwards}
     if quantizer.penalty is not None:
@@ -120,7 +125,7 @@ def picture(method):
 def methods_page():
     """Return the page of the gallery."""
     lines = [INTRODUCTION]
-    for method in lqs.methods.METHODS:
+    for method in recorded():
         preset = lqs.methods.get(method)
         module = importlib.import_module(preset.__module__)
         classes = [name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__]

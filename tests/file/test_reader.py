@@ -412,6 +412,13 @@ def test_integers_that_stand_for_levels():
     assert tensor.levels is levels.values
 
 
+def test_integers_that_stand_for_rows_of_a_matrix():
+    """Two elements have a row of two, by the integer of the first of them: -2 and 0, the rows 0 and 2, the last cut."""
+    tensor, levels = parse(with_levels([6, 2]))[1]
+    assert tensor.integers.tolist() == [-2, 3, 0] and levels.values.tolist()[::2] == [[10, 11], [14, 15], [18, 19]]
+    assert tensor.array.tolist() == [5, 5.5, 7]
+
+
 def changed(entry, **changes):
     return {**entry, **changes}
 
@@ -451,11 +458,12 @@ def changed(entry, **changes):
         (one(FIXED, bytes([0b00001111, 0]) + HALF), "an integer is out of its range"),
         (one(changed(RAW, levels="a"), bytes(8)), "a: integers have levels, other numbers do not"),
         (one(changed(FIXED, levels="a"), bytes(6)), "KeyError: 'lowest'"),
-        (one(changed(FIXED, levels="a", lowest=-2), bytes(6)), "a: its levels are no vector"),
-        (one(changed(FIXED, levels="c", lowest=-2), bytes(6)), "a: its levels are no vector"),
+        (one(changed(FIXED, levels="a", lowest=-2), bytes(6)), "a: its levels are neither a vector nor a matrix"),
+        (one(changed(FIXED, levels="c", lowest=-2), bytes(6)), "a: its levels are neither a vector nor a matrix"),
         (one(changed(FIXED, levels=["a"], lowest=-2), bytes(6)), "TypeError"),
-        (with_levels([2, 3]), "a: its levels are no vector"),
-        (with_levels([6], dtype="int32"), "a: its levels are no vector"),
+        (with_levels([2, 3, 1]), "a: its levels are neither a vector nor a matrix"),
+        (with_levels([6, 0]), "a: its levels are neither a vector nor a matrix"),
+        (with_levels([6], dtype="int32"), "a: its levels are neither a vector nor a matrix"),
         (with_levels([5]), "a: there are no levels for some of its integers"),
         (with_levels([6], lowest=-1), "a: there are no levels for some of its integers"),
         (with_levels([6], lowest=-3), "a: there are no levels for some of its integers"),

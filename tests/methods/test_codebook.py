@@ -84,7 +84,7 @@ def test_parameter_of_integers_is_their_level():
     assert again.dtype == "float32" and again.tolist() == [-6, 1, 3]
 
 
-@pytest.mark.parametrize("name", ["lq_nets", "deep_compression"])
+@pytest.mark.parametrize("name", ["lq_nets", "deep_compression", "gong"])
 def test_at_most_eight_bits(name):
     assert methods.get(name)(bits=8).levels.lowest == -128
     with pytest.raises(ValueError, match=r"^Argument `bits` must be at most 8, for `\w+`. Received: bits=9"):

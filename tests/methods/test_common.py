@@ -12,6 +12,7 @@ from keras import ops
 
 import lqs
 from lqs import methods
+from lqs.file.reader import Tensor
 from lqs.inspection import quantized_parameters, to_numpy
 from lqs.strengths import strength_value
 
@@ -50,9 +51,22 @@ ROWS = {
     "qil": Row({"bits": 3}, (-3, 3), range(-3, 4), {"center", "half_width"}),
     "waveq": Row({"rate": 0.5}, None, range(-9, 10), {"bits"}, {"scale"}, "rate", "None"),
     "deep_compression": Row({"bits": 2, "threshold": 0.5}, (-2, 2), range(-2, 3), {"codebook"}),
+    "lab": Row({}, (-1, 1), SIGNS, {"scale"}, bits="None"),
+    "gong": Row({"bits": 2, "length": 2}, (-2, 1), (-2, 0, -1, 0, 0, 0, 1, 0), {"codebook"}),
+    "qnn": Row({"bits": 3}, (-4, 3), range(-4, 4), set(), {"scale"}),
+    "ott": Row({}, (-1, 1), TERNARY, set(), {"seed_generator_state"}, bits="None"),
+    "value_aware": Row({"bits": 3, "ratio": 0.1}, (-(2**15), 2**15 - 1), range(-20, 21), set(), {"scale"}),
+    "rdo_q": Row({"rate": 0.01}, None, range(-127, 128), set(), {"scale"}, "rate", "None"),
+    "aqe": Row({"bits": 4, "sharpness": 4.0}, (-8, 7), range(-8, 8), set(), {"scale"}),
+    "sq": Row({"probability": 0.5}, (-1, 1), TERNARY, set(), {"scale", "seed_generator_state"}, "probability", "None"),
+    "delta_loss": Row({"threshold": 0.01}, None, range(-99, 100), {"scale"}, bits="None"),
+    "krishnamoorthi": Row({"bits": 4}, (-8, 7), range(-8, 8), set(), {"scale"}),
+    "polino": Row({"bits": 2}, (-2, 1), range(-2, 2), {"codebook"}),
 }
 UNITS = {"dorefa", "binary_connect", "xnor", "twn", "tang", "ttq", "lq_nets", "deep_compression"}  # clip at no scale
-each = pytest.mark.parametrize("name", ROWS)
+UNITS |= {"lab", "gong", "qnn", "sq", "polino"}
+SAME = {"krishnamoorthi"}  # as min_max, but for the default of an argument
+each = pytest.mark.parametrize("name", [name for name in ROWS if name not in SAME])
 
 
 def numbers(tensor):
@@ -60,7 +74,7 @@ def numbers(tensor):
 
 
 def preset(name, **overrides):
-    return methods.get(name)(**ROWS[name].arguments, **overrides)
+    return methods.get(name)(**ROWS[name].arguments, **{"granularity": "scalar", **overrides})
 
 
 def built(name, parameter, **overrides):
@@ -142,9 +156,10 @@ def built_once(name):
 def test_output_is_what_the_integers_stand_for(name):
     layer, parameter = built_once(name)
     integers, scale = numbers(layer.integers(parameter)), numbers(layer.scale)
-    levels = None if layer.codebook is None else numbers(layer.codebook)
-    values = integers if levels is None else levels[integers - layer.levels.lowest]
-    np.testing.assert_array_equal(numbers(layer(parameter)), values.astype("float32") * scale)
+    tensor = Tensor("kernel", "float32", integers=integers, scale=scale)
+    if layer.codebook is not None:
+        tensor.levels, tensor.lowest = numbers(layer.codebook), layer.levels.lowest
+    np.testing.assert_array_equal(numbers(layer(parameter)), tensor.array)
 
 
 @each

@@ -1,0 +1,30 @@
+"""The change of the loss by channels: which scales grow, stay and shrink."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from lqs import methods
+
+
+def test_by_hand(gradients):
+    """At the scale 0.5 the columns change by 0.25, 0 and 0; at 1 the third by 0.5; the second has no gradient."""
+    parameter = np.array([[0.25, 0.25, 0.5], [0.5, 0.25, 1.0]], "float32")
+    upstream = np.array([[1, 0, 1], [1, 0, 1]], "float32")
+    layer = methods.get("delta_loss")(threshold=0.1, granularity="column", initial_scale=0.5)
+    of_parameter, of_scale = gradients(layer, parameter, upstream, training=True)
+    np.testing.assert_array_equal(of_parameter, upstream)
+    np.testing.assert_allclose(of_scale, [[0.5, -0.5, 0]])
+
+
+def test_scales_settle_where_the_loss_starts_to_change():
+    """By the same gradient at every step, the two rows have the same error in the end, at other scales."""
+    parameter = np.random.default_rng(0).normal(size=(2, 400)).astype("float32")
+    upstream = np.array([[0.001], [0.01]], "float32") * np.ones_like(parameter)
+    layer = methods.get("delta_loss")(threshold=0.1, granularity="row")
+    layer.build_for(keras.Variable(parameter))
+    scale = ops.convert_to_numpy(layer.scale)
+    for _ in range(100):
+        scale = scale - 0.05 * ops.convert_to_numpy(layer.rule.scale_gradient(upstream, parameter, None, scale))
+    change = np.sum(np.abs(upstream * (parameter - scale * np.round(parameter / scale))), axis=1)
+    assert np.all((change > 0.04) & (change < 0.12)) and 5 < scale[0, 0] / scale[1, 0] < 20
