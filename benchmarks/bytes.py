@@ -3,9 +3,10 @@
     KERAS_BACKEND=jax python benchmarks/bytes.py
 
 Reads every file of `data/models`, writes `data/bytes.csv`, and its table into `benchmarks/bytes.md`. Each step comes on
-top of the one before: the axes of integers in the order that takes fewer bytes; the coding by mixing, with what of its
-bytes integers take, and before it, and the processor time to pack and to read; `inference_only`, of whose bytes those of
-the header are given, too; and the rest in float16. Outputs are those for 64 images of noise, before the softmax.
+top of the one before: the axes of integers in the order that takes fewer bytes; the coding by mixing, with the bytes
+that integers take with it and without it, and the processor time to pack and to read;
+`inference_only`, of whose bytes those of the header are given, too; and the rest in float16. Outputs are those for 64
+images of noise, before the softmax.
 """
 
 import importlib.metadata

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lqs.file import bins, contexts, layout
+from lqs.file import bins, contexts, layout, mixing
 from lqs.file.dictionary import header_text, make_dictionary
 from lqs.file.reader import parse
 from lqs.file.writer import encode_integers, pack
@@ -45,6 +45,7 @@ def test_limits():
             exponent = str(limit.bit_length() - 1).translate(superscripts)
             assert limit & (limit - 1) == 0 and f"2{exponent}" in row[name], name
     assert f"magnitude {contexts.MAX_MAGNITUDE}" in row["`contexts`"]
+    assert f"magnitude {mixing.MAX_MAGNITUDE:,}" in row["`mixing`"]
     assert f"`octave` of {bins.MAX_OCTAVE}" in row["bins of a table"]
 
 
