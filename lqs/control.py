@@ -207,7 +207,7 @@ class TargetSize(keras.callbacks.Callback):
         self.error = error
         self.history.append((share, size, reference, float(self.penalties[0].rate)))
 
-    def _is_dense(self, size: int) -> bool:
+    def _is_dense(self, size: float) -> bool:
         """Return whether scales may be moved: in a sparse network too many elements would become zero at once."""
         return 8 * size > SPARSE_BITS * sum(layer.size for layer in nested_layers(self.model) if layer.penalty)
 
