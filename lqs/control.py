@@ -14,10 +14,11 @@ from lqs.penalties import CodeLengthPenalty
 from lqs.scales import MIN_SCALE
 
 RAMP_STEPS, LONGEST_RAMP = 1400, 0.5  # in which the reference falls, and the largest share of the training that may be
-BUMP, BUMP_END = 0.21, 0.9  # logarithm of how much larger than the target the reference is halfway, until when
+BUMP = 0.21  # logarithm of how much larger than the target the reference is halfway
+LONG_RAMP = 0.1  # share of a ramp from which on a training counts as short
 INTEGRAL, PROPORTIONAL = 0.3, 1.0  # gains of the controller
 SPARSE_BITS = 0.4  # of the file per penalized parameter, below which scales are not moved
-FIRST_RATE, FIRST_EXPONENT = 5e-7, 2.5  # of the rate that training starts from, by the ratio
+FIRST_RATE, FIRST_EXPONENT = 1e-6, 2.5  # of the rate that training starts from, by the ratio
 RATE_RANGE = 100.0  # how far from where it starts a rate may go, either way
 LANDINGS = (0.8, 0.85, 0.9, 0.95, 1.0)  # shares of the training at which scales are moved
 LARGEST_LAG = 0.05  # of the logarithm of the size behind the reference, from which on scales are moved before that
@@ -31,26 +32,26 @@ class TargetSize(keras.callbacks.Callback):
     The size is that of the file that `lqs.save` would write, counted from the integers and packed now and then; see
     `lqs.file.sizes.CountedSize`. With `t` the share of the training that is over, it follows the reference
 
-        target * (size at first / target) ** (max(0, 1 - t / ramp) ** 2) * exp(b sin(pi min(1, t / 0.9)))
+        target * (size at first / target) ** (max(0, 1 - t / ramp) ** 2) * exp(b sin(pi min(1, t / (1 - c))))
 
-    whose ramp is 1,400 steps, or the first half of a short training. The last factor, with `b = 0.21 (1 - 2 ramp)`, is
-    for a target of less than 0.4 bits for each penalized parameter, as of a network with most elements zero; otherwise
-    `b` is 0. Such a file shrinks by itself while the learning rate decays, and what has once become zero hardly comes
-    back, so that the size comes from above. With the error `e = log(size / reference)`, every update multiplies all
-    rates by
+    whose ramp is 1,400 steps, or the first half of a short training. The last factor is for a target of less than 0.4
+    bits for each penalized parameter, as of a network with most elements zero, and 1 otherwise. Such a file shrinks by
+    itself while the learning rate decays, and what has once become zero hardly comes back, so that the size comes from
+    above. The shorter the training, the less, and the sooner it has the size: with `c = max(0, ramp - 0.1)`,
+    `b = 0.21 (1 - 2.5 c)`. With the error `e = log(size / reference)`, every update multiplies all rates by
 
         exp(0.3 e + e - e of the update before)
 
     a proportional-integral controller of the logarithm of the rate. The rates of `lqs.CodeLengthPenalty` start from
-    `5e-7 * ratio**2.5`, near which our networks on MNIST end beside cross-entropy, or below, in the proportions that
-    they have; those of other penalties from what they are.
+    `1e-6 * ratio**2.5`, near which our networks on MNIST end beside cross-entropy, in the proportions that they have;
+    those of other penalties from what they are.
 
     A rate acts by way of the learning rate: not at all when that has decayed, and too slowly in a short training. Where
     the size lags behind the reference by 5 % in two updates in a row, the scales of all penalized parameters are
     therefore multiplied by the one factor with which the file has the size of the reference; at 80, 85, 90, 95 and
     100 % of the training they always are. Where the file has less than 0.4 bits for each of these parameters, too many
     others would become zero at once with a larger scale: there scales are moved at the end only, and only if the size
-    is missed.
+    is missed. The same holds after the ramp where the target has less than 0.4.
 
     Moved scales change what batch normalization sees, and its moving averages follow in some hundreds of steps only.
     In a short training most of the way is therefore gone in its first half.
@@ -131,7 +132,8 @@ class TargetSize(keras.callbacks.Callback):
         self.lowest, self.highest = min(rates) / RATE_RANGE, max(rates) * RATE_RANGE
         num_steps = self.params["epochs"] * (self.params["steps"] or 0)
         self.ramp = min(LONGEST_RAMP, RAMP_STEPS / max(num_steps, 1))
-        self.bump = 0.0 if self._is_dense(self.target) else BUMP * (1 - self.ramp / LONGEST_RAMP)
+        self.short = max(0.0, self.ramp - LONG_RAMP)
+        self.bump = 0.0 if self._is_dense(self.target) else BUMP * (1 - self.short / (LONGEST_RAMP - LONG_RAMP))
         self.error, self.next_update, self.landings = 0.0, 1, list(LANDINGS)
         self.history: list[tuple[float, int, float, float]] = []
         # Keras calls its own `History` after all callbacks that it is given: what these restore has been restored then.
@@ -202,7 +204,7 @@ class TargetSize(keras.callbacks.Callback):
             self.landings = [later for later in self.landings if later > share] or [math.inf]
             if self._is_dense(size) or (share >= 1 and abs(error) > LAST_TOLERANCE * self.tolerance):
                 self._land(reference, is_last=share >= 1)
-        elif min(error, self.error) > LARGEST_LAG and self._is_dense(size):
+        elif min(error, self.error) > LARGEST_LAG and self._is_dense(size if share <= self.ramp else self.target):
             self._land(reference, is_last=False)
         self.error = error
         self.history.append((share, size, reference, float(self.penalties[0].rate)))
@@ -241,5 +243,5 @@ class TargetSize(keras.callbacks.Callback):
 
     def _reference(self, share: float) -> float:
         left = 0.0 if self.is_held else max(0.0, 1 - share / self.ramp) ** 2
-        above = 0.0 if self.is_held else self.bump * math.sin(math.pi * min(1.0, share / BUMP_END))
+        above = 0.0 if self.is_held else self.bump * math.sin(math.pi * min(1.0, share / (1 - self.short)))
         return self.target * (self.first_size / self.target) ** left * math.exp(above)
