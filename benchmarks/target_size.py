@@ -124,7 +124,7 @@ def main():
             table = pd.concat([others, pd.DataFrame([row])], ignore_index=True)
             order = table["network"].map(list(NETWORKS).index)
             table = table.assign(order=order).sort_values(["order", "asked_ratio"]).drop(columns="order")
-            table.astype({"bytes": "Int64"}).to_csv(TABLE, index=False)
+            table.astype({"bytes": "Int64", "parameters": "Int64"}).to_csv(TABLE, index=False)
             print(row, flush=True)
 
 
