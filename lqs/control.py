@@ -54,7 +54,7 @@ class TargetSize(keras.callbacks.Callback):
     is missed. The same holds after the ramp where the target has less than 0.4.
 
     Moved scales change what batch normalization sees, and its moving averages follow in some hundreds of steps only.
-    In a short training most of the way is therefore gone in its first half.
+    In a short training, scales therefore go most of their way in its first half.
 
     Rates stay where `fit` leaves them, so that another `fit` without the callback goes on changing the size. With it, a
     network that has the size keeps it.
