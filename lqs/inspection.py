@@ -93,7 +93,7 @@ def warn_of_training(model: keras.layers.Layer) -> None:
             "`lqs.CodeLengthPenalty`.",
             stacklevel=3,
         )
-    elif (bits := _mean_bits(model)) > HARDLY_SMALLER:
+    elif (bits := _mean_bits(model)) >= HARDLY_SMALLER:
         warnings.warn(
             f"The integers take {bits:.1f} bits for each parameter, hardly less than a float16. Train longer, with a "
             "larger threshold or rate, or from a larger `initial_scale`; or use `lqs.quantize(model, 'compact')` with "

@@ -65,3 +65,9 @@ class Part(keras.layers.Layer):
     def measures_scale(self) -> bool:
         """Whether `measured_scale` gives a scale."""
         return type(self).measured_scale is not Part.measured_scale
+
+
+def refuse_levels(part: Part, levels: Levels | None) -> None:
+    """Raise a `ValueError` for a part that chooses its own widths, if there are levels."""
+    if levels is not None:
+        raise ValueError(f"Argument `bits` must be None, for a `{type(part).__name__}`. Received: {levels}")

@@ -36,6 +36,7 @@ from lqs.file.layout import (
 )
 
 MATRIX_CODINGS = {"contexts": contexts, "mixing": mixing}
+INTEGER_CODINGS = ("fixed", "ans", *MATRIX_CODINGS)
 
 
 class Contents(NamedTuple):
@@ -181,7 +182,7 @@ def check_entries(header, body, max_bytes):
     check(all(isinstance(name, str) for name in names), "a name is not a text")
     check(len(set(names)) == len(names), "two tensors have one name")
     for entry in entries:
-        quantized = entry["coding"] in ("fixed", "ans", "contexts", "mixing")
+        quantized = entry["coding"] in INTEGER_CODINGS
         _check_entry(entry)
         check(("scale" in entry) == quantized, f"{entry['name']}: integers have a scale, other numbers do not")
         check("levels" not in entry or quantized, f"{entry['name']}: integers have levels, other numbers do not")
@@ -262,7 +263,7 @@ def _tensor(entry, sections, decoder):
     if "scale" not in entry:
         return Tensor(name, dtype, values=_numbers(entry, *sections), sections=sizes)
     *codes, scale = sections
-    decoders: dict[str, Any] = {"fixed": _fixed, "ans": _binned, "contexts": _matrix, "mixing": _matrix}
+    decoders: dict[str, Any] = {"fixed": _fixed, "ans": _binned, **dict.fromkeys(MATRIX_CODINGS, _matrix)}
     integers = decoders[entry["coding"]](entry, decoder, *codes)
     in_range = integers.size == 0 or (entry["min"] <= integers.min() and integers.max() <= entry["max"])
     check(in_range, f"{name}: an integer is out of its range")

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from lqs.parts import refuse_levels
 from lqs.quantizer import NestedQuantization
 from lqs.rounding import to_integers
 from lqs.rules import Rule
@@ -50,8 +51,7 @@ class DeltaLoss(Rule):
         self.threshold = add_strength(self, "threshold", validate_strength("threshold", threshold))
 
     def validate_levels(self, levels):
-        if levels is not None:
-            raise ValueError(f"Argument `bits` must be None, for a `DeltaLoss`. Received: {levels}")
+        refuse_levels(self, levels)
 
     def scale_gradient(self, upstream, parameter, integers, scale):
         threshold = ops.cast(self.threshold, parameter.dtype)

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from lqs.parts import refuse_levels
 from lqs.quantizer import NestedQuantization
 from lqs.rounding import to_integers
 from lqs.rules import Rule
@@ -49,8 +50,7 @@ class RateDistortion(Rule):
         self.rate = add_strength(self, "rate", validate_strength("rate", rate))
 
     def validate_levels(self, levels):
-        if levels is not None:
-            raise ValueError(f"Argument `bits` must be None, for a `RateDistortion`. Received: {levels}")
+        refuse_levels(self, levels)
 
     def measured_scale(self, parameter):
         largest = ops.max(ops.abs(parameter), axis=self.axes, keepdims=True)

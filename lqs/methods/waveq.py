@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from lqs.parts import refuse_levels
 from lqs.penalties import Penalty
 from lqs.quantizer import NestedQuantization
 from lqs.rules import Frozen
@@ -62,8 +63,7 @@ class WaveQPenalty(Penalty):
         )
 
     def validate_levels(self, levels):
-        if levels is not None:
-            raise ValueError(f"Argument `bits` must be None, for a `WaveQPenalty`. Received: {levels}")
+        refuse_levels(self, levels)
 
     def measured_scale(self, parameter):
         highest = ops.power(2.0, ops.ceil(ops.cast(self.bits, parameter.dtype))) - 1.0
