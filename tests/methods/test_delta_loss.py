@@ -23,8 +23,9 @@ def test_scales_settle_where_the_loss_starts_to_change():
     upstream = np.array([[0.001], [0.01]], "float32") * np.ones_like(parameter)
     layer = methods.get("delta_loss")(threshold=0.1, granularity="row")
     layer.build_for(keras.Variable(parameter))
-    scale = ops.convert_to_numpy(layer.scale)
+    scale, tensors = layer.scale, [ops.convert_to_tensor(array) for array in (upstream, parameter)]
     for _ in range(100):
-        scale = scale - 0.05 * ops.convert_to_numpy(layer.rule.scale_gradient(upstream, parameter, None, scale))
+        scale = scale - 0.05 * layer.rule.scale_gradient(*tensors, None, scale)
+    scale = ops.convert_to_numpy(scale)
     change = np.sum(np.abs(upstream * (parameter - scale * np.round(parameter / scale))), axis=1)
     assert np.all((change > 0.04) & (change < 0.12)) and 5 < scale[0, 0] / scale[1, 0] < 20

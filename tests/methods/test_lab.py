@@ -32,9 +32,8 @@ def test_without_gradients_it_is_the_plain_mean(gradients):
 
 def test_gradient_descent_finds_the_solution_of_the_paper():
     """With a constant curvature `d`, the scale goes to sum(d abs(P)) / sum(d), here 12 / 8."""
-    layer, curvature = built(), np.array([[4, 0], [1, 3]], "float32")
-    scale = np.float32(2)
+    layer, curvature = built(), ops.convert_to_tensor(np.array([[4, 0], [1, 3]], "float32"))
+    parameter, scale = ops.convert_to_tensor(PARAMETER), ops.ones((1, 1)) * 2
     for _ in range(50):
-        gradient = layer.rule.scale_gradient(curvature, PARAMETER, None, scale)
-        scale -= 0.2 * ops.convert_to_numpy(gradient)
-    np.testing.assert_allclose(scale, [[12 / 8]], rtol=1e-4)
+        scale = scale - 0.2 * layer.rule.scale_gradient(curvature, parameter, None, scale)
+    np.testing.assert_allclose(ops.convert_to_numpy(scale), [[12 / 8]], rtol=1e-4)
