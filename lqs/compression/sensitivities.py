@@ -35,8 +35,9 @@ class _Projected(keras.Model):
         return self.model(inputs, training=False)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        outputs = keras.tree.flatten(y_pred)
-        return sum(ops.sum(ops.cast(o, "float32") * z) for o, z in zip(outputs, keras.tree.flatten(y), strict=True))
+        pairs = zip(keras.tree.flatten(y_pred), keras.tree.flatten(y), strict=True)
+        # Not by `*`: on PyTorch, `train_on_batch` hands on arrays of NumPy.
+        return sum(ops.sum(ops.multiply(ops.cast(outputs, "float32"), signs)) for outputs, signs in pairs)
 
 
 def sensitivities(model, batches, outputs):
