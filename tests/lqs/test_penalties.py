@@ -177,7 +177,7 @@ def test_geometric_code_length_is_that_of_the_best_code_for_integers(q, rng):
     lengths = []
     for base in 1 / (1 + np.exp(np.linspace(-7, 7, 400))):
         lengths.append(np.mean(-np.log2(base) * np.abs(integers)) + np.log2(np.sum(base**support)))
-    length = float(geometric_code_length(integers.astype("float32"), np.ones((1,), "float32"), (0,)))
+    length = float(geometric_code_length(integers.astype("float32"), ops.ones((1,)), (0,)))
     assert length == pytest.approx(min(lengths), rel=1e-3) and length <= min(lengths) * (1 + 1e-5)
 
 

@@ -496,8 +496,15 @@ def test_layers_inside_of_those_without_build(in_model, rng):
 
 @pytest.mark.once
 def test_training_before_the_first_call_is_refused(rng):
+    """But on PyTorch, where the first step is no trace, and its scale is that of the parameter."""
     model = keras.Sequential([keras.Input((4,)), Outer()])
-    model.compile("sgd", "mse")
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    if keras.backend.backend() == "torch":
+        model.fit(*data(rng), verbose=0)
+        inner = model.layers[0].inner
+        largest = np.abs(ops.convert_to_numpy(inner.kernel)).max()
+        assert ops.convert_to_numpy(inner.kernel_quantizer.scale).item() == pytest.approx(largest / 7)
+        return
     with pytest.raises(ValueError, match="computes its first scale from the values of its parameter, of the shape"):
         model.fit(*data(rng), verbose=0)
 
