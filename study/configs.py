@@ -41,6 +41,7 @@ PART_OF_FIELD = {
     "precision": "training",
     "distillation": "training",
     "holdout": "data",
+    "l2": "training",
 }
 
 
@@ -125,6 +126,7 @@ class Training(Part):
         precision: of the factors of matrix products and convolutions: `"float32"`, or `"tensorfloat32"`, which lets a
             GPU round them to 10 bits; for the backend JAX.
         distillation: share of the float network's answers in the labels (Hinton et al. 2015, arXiv 1503.02531).
+        l2: rate of a further loss term, `l2 * sum(kernel ** 2)` over the real-valued kernels.
     """
 
     epochs: Count
@@ -134,6 +136,7 @@ class Training(Part):
     epsilon: Number = 1e-7
     precision: Literal["float32", "tensorfloat32"] = "float32"
     distillation: Annotated[float, Field(ge=0, le=1), WrapValidator(_as_it_came)] = 0.0
+    l2: Number = 0.0
 
 
 class Config(Part):
@@ -298,6 +301,6 @@ def make_config(
 def float_config(config):
     """Return the configuration of the float baseline of `config`: same network, protocol, seed and backend."""
     kept = {"network", "epochs", "batch_size", "learning_rate", "epsilon", "backend", "schedule"}
-    kept |= {"image_size", "input_scale", "precision"}
+    kept |= {"image_size", "input_scale", "precision", "l2"}
     overrides = {name: value for name, value in config.flat().items() if name in kept}
     return make_config(config.data.dataset, "float", seed=config.seed, protocol=config.protocol, **overrides)

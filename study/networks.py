@@ -73,19 +73,22 @@ def cifar10_network(input_shape, num_classes):
     >>> cifar10_network((32, 32, 3), 10).count_params()
     552874
     """
-    blocks = [
-        layer
-        for filters, rate in ((32, 0.2), (64, 0.3), (128, 0.4))
-        for layer in (*_convolution(filters), *_convolution(filters), layers.MaxPooling2D(2), layers.Dropout(rate))
-    ]
-    head = [
-        layers.Flatten(),
-        layers.Dense(128, "relu", **_initializers(), name="hidden"),
-        layers.BatchNormalization(),
-        layers.Dropout(0.5),
-        layers.Dense(num_classes, **_initializers(), name="output"),
-    ]
-    return keras.Sequential([keras.Input(input_shape), *blocks, *head], name="cifar10")
+    return _cifar10_network(input_shape, num_classes, (32, 64, 128), hidden=128, name="cifar10")
+
+
+def cifar10_quarter(input_shape, num_classes):
+    """Return the thesis's CIFAR-10 network with a quarter of its filters and hidden units: small enough for two cores.
+
+    Args:
+        input_shape: shape of one image, `(height, width, channels)`, pixel values as they are.
+        num_classes: number of outputs, logits as in `dense_network`.
+
+    Example:
+
+    >>> cifar10_quarter((32, 32, 3), 10).count_params()
+    35506
+    """
+    return _cifar10_network(input_shape, num_classes, (8, 16, 32), hidden=32, name="cifar10_quarter")
 
 
 def imagenette_network(input_shape, num_classes):
@@ -216,6 +219,7 @@ NETWORKS = {
     "dense": (dense_network, is_not_normalization),
     "dense_gelu": (gelu_network, is_not_normalization),
     "cifar10": (cifar10_network, is_convolution),
+    "cifar10_quarter": (cifar10_quarter, is_convolution),
     "imagenette": (imagenette_network, is_convolution),
     "lenet_300_100": (lenet_300_100, is_not_normalization),
     "lenet_5_caffe": (lenet_5_caffe, is_not_normalization),
@@ -229,6 +233,23 @@ def _initializers():
         "kernel_initializer": keras.initializers.RandomNormal(stddev=INITIAL_STDDEV),
         "bias_initializer": keras.initializers.RandomNormal(stddev=INITIAL_STDDEV),
     }
+
+
+def _cifar10_network(input_shape, num_classes, filters, hidden, name):
+    """Return the thesis's CIFAR-10 network with `filters` in the convolutions of each block and `hidden` units."""
+    blocks = [
+        layer
+        for number, rate in zip(filters, (0.2, 0.3, 0.4), strict=True)
+        for layer in (*_convolution(number), *_convolution(number), layers.MaxPooling2D(2), layers.Dropout(rate))
+    ]
+    head = [
+        layers.Flatten(),
+        layers.Dense(hidden, "relu", **_initializers(), name="hidden"),
+        layers.BatchNormalization(),
+        layers.Dropout(0.5),
+        layers.Dense(num_classes, **_initializers(), name="output"),
+    ]
+    return keras.Sequential([keras.Input(input_shape), *blocks, *head], name=name)
 
 
 def _convolution(filters):

@@ -146,12 +146,21 @@ def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):
     keras.utils.clear_session()
     keras.utils.set_random_seed(config.seed)
     model = NETWORKS[config.network][0](input_shape, num_classes)
+    if config.training.l2:
+        _regularize(model, config.training.l2)
     if initial_weights is not None:
         model.set_weights(initial_weights)
     if preset is not None:
         model = _quantize(config, model, preset)
     _compile(config, model)
     return model
+
+
+def _regularize(model, rate):
+    """Add an L2 term of the kernels of `model` to its loss; a copy of a layer keeps it."""
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            layer.kernel_regularizer = layer.kernel.regularizer = keras.regularizers.L2(rate)
 
 
 def _quantize(config, model, preset):

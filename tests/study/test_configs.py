@@ -40,6 +40,7 @@ OTHER_VALUES = {
     "precision": "tensorfloat32",
     "distillation": 0.5,
     "holdout": 300,
+    "l2": 1e-4,
 }
 
 
@@ -63,7 +64,7 @@ def test_field_at_its_default_leaves_the_id(config):
     defaults = {"rounding": "floor", "update_stalled": True, "epsilon": 1e-7, "backend": "jax"}
     defaults |= {"schedule": "constant", "image_size": None, "input_scale": 1.0, "parametrization": "linear"}
     defaults |= {"initial_scale": 100 * 2**-23, "code": "geometric", "target_ratio": None, "bits": None}
-    defaults |= {"precision": "float32", "distillation": 0.0, "holdout": None}
+    defaults |= {"precision": "float32", "distillation": 0.0, "holdout": None, "l2": 0.0}
     fields = {name: field for part in (Data, Quantizer, Training, Config) for name, field in part.model_fields.items()}
     optional = {name for name, field in fields.items() if not field.is_required()}
     assert optional - {"strength", "granularity"} == set(defaults)  # the two are in the digest all the same

@@ -200,6 +200,20 @@ def test_twenty_convolutions_are_quantized_in_the_imagenette_network(imagenette)
     assert float(sum(model.losses)) == pytest.approx(float(sum(imagenette.losses)), rel=1e-6)  # L2 on the parameters
 
 
+@pytest.fixture(scope="module")
+def quarter():
+    return NETWORKS["cifar10_quarter"][0]((32, 32, 3), 10)
+
+
+def test_a_quarter_of_the_cifar10_network_has_a_quarter_of_its_width(quarter):
+    whole = NETWORKS["cifar10"][0]((32, 32, 3), 10)
+    assert [type(layer) for layer in quarter.layers] == [type(layer) for layer in whole.layers]
+    for narrow, wide in zip(quarter.layers[:-1], whole.layers[:-1], strict=True):
+        assert narrow.output.shape[1:-1] == wide.output.shape[1:-1]
+        assert 4 * narrow.output.shape[-1] == wide.output.shape[-1]
+    assert [layer.rate for layer in quarter.layers if isinstance(layer, keras.layers.Dropout)] == [0.2, 0.3, 0.4, 0.5]
+
+
 # The field's networks.
 
 

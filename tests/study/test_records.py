@@ -1,5 +1,6 @@
 """Tests of `study.records`: writing, reading, and every committed record."""
 
+import itertools
 import json
 import math
 import os
@@ -41,11 +42,14 @@ SHAPES = {
     "dense_gelu": [[784, 128], [128], [128, 10], [10]],
     "lenet_300_100": [[784, 300], [300], [300, 100], [100], [100, 10], [10]],
     "lenet_5_caffe": [[5, 5, 1, 20], [20], [5, 5, 20, 50], [50], [800, 500], [500], [500, 10], [10]],
-    "cifar10": [
-        shape
-        for inputs, filters in ((3, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128))
-        for shape in ([3, 3, inputs, filters], [filters])
-    ],
+    **{
+        name: [
+            shape
+            for inputs, filters in itertools.pairwise((3, *[n for n in (width, 2 * width, 4 * width) for _ in "12"]))
+            for shape in ([3, 3, inputs, filters], [filters])
+        ]
+        for name, width in (("cifar10", 32), ("cifar10_quarter", 8))
+    },
     "imagenette": [
         shape
         for size, inputs, filters in ((7, 3, 64), *residual_kernels())
@@ -255,7 +259,7 @@ def assert_is_complete(path):
     names = set(PART_OF_FIELD)
     # After the first runs, which have their defaults.
     added = {"schedule", "image_size", "input_scale", "parametrization", "initial_scale", "code", "target_ratio"}
-    added |= {"bits", "precision", "distillation", "holdout"}
+    added |= {"bits", "precision", "distillation", "holdout", "l2"}
     assert names - added <= set(config) <= names
     assert path == record_path(Config.from_flat(config))
     assert {len(values) for values in history.values()} == {config["epochs"]}

@@ -371,6 +371,18 @@ def test_setting_reaches_the_layers(tmp_path):
 # Schedule, images and compilation.
 
 
+@pytest.mark.parametrize("method", ["float", "nested"])
+def test_l2_term_is_that_of_the_kernels(method, tmp_path):
+    config = digits_config(method, l2=0.01)
+    model = make_model(config, (8, 8, 1), 10, tmp_path, tmp_path)
+    kernels = [w for w in model.trainable_variables if tuple(w.shape) in ((64, 128), (128, 10))]
+    assert len(kernels) == 2 and float_config(config).training.l2 == 0.01
+    expected = 0.01 * sum(np.sum(np.asarray(kernel, "float64") ** 2) for kernel in kernels)
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-4)
+    logs = model.evaluate(np.zeros((1, 8, 8, 1)), np.zeros(1), verbose=0, return_dict=True)
+    assert logs["loss"] == pytest.approx(logs["cross_entropy"] + expected, rel=1e-4)
+
+
 @on_jax
 def test_schedule_reaches_the_optimizer(tmp_path, monkeypatch):
     monkeypatch.setattr(protocols, "STEPS", ((0.5, 0.0),))  # nothing is learned in the second of two epochs
@@ -444,7 +456,8 @@ def make_images(number, size):
 def small_imagenette(monkeypatch):
     """Replace Imagenette by a few images of the configuration's size, and its network by two convolutions."""
 
-    def load(name, size, train_size):
+    def load(name, size, train_size, holdout):
+        assert holdout is None
         return datasets.Dataset(name, *make_images(96, train_size), *make_images(32, size), 2, "made here")
 
     def network(input_shape, num_classes):
