@@ -92,20 +92,28 @@ def loss_gradients(model, images, labels):
     The gradient of a quantized parameter is the one with respect to `P_r`, where nothing is clipped.
 
     Raises:
-        ValueError: on another backend than JAX.
+        ValueError: on another backend than JAX and TensorFlow.
     """
-    if keras.backend.backend() != "jax":
-        raise ValueError(f"Gradients are taken on the backend 'jax'. Received: {keras.backend.backend()!r}")
-    import jax
-
     variables = model.trainable_variables
-    others = [variable.value for variable in model.non_trainable_variables]
+    values = [variable.value for variable in variables]
+    if keras.backend.backend() == "jax":
+        import jax
 
-    def loss(values):
-        outputs, _ = model.stateless_call(values, others, images, training=False)
-        return model.loss(labels, outputs)
+        others = [variable.value for variable in model.non_trainable_variables]
 
-    gradients = jax.grad(loss)([variable.value for variable in variables])
+        def loss(values):
+            outputs, _ = model.stateless_call(values, others, images, training=False)
+            return model.loss(labels, outputs)
+
+        gradients = jax.grad(loss)(values)
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss_of_batch = model.loss(labels, model(images, training=False))
+        gradients = tape.gradient(loss_of_batch, values)
+    else:
+        raise ValueError(f"Gradients are taken on JAX and TensorFlow. Received: {keras.backend.backend()!r}")
     return {variable.path: gradient for variable, gradient in zip(variables, gradients, strict=True)}
 
 

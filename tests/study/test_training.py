@@ -122,7 +122,6 @@ def test_run_learns(nested):
     assert 1 < final["unique"] <= final["max"] - final["min"] + 1
 
 
-@on_jax
 def test_shares_of_votes_are_recorded_and_change_nothing_else(nested, folders):
     """The thesis's rule, once as a method whose shares are recorded: all other fields are the same, bit for bit."""
     watched = run(digits_config("votes_ratio", 1e-9, epochs=2), *folders)
