@@ -17,6 +17,7 @@ import inspect
 
 import lqs
 from lqs import methods as published
+from lqs import rules
 
 STRENGTHS = ("threshold", "rate", "probability")
 
@@ -47,6 +48,11 @@ def code_length(rate, code="geometric", bits=None, **overrides):
     return lqs.NestedQuantization(rule=lqs.StraightThrough(), penalty=penalty, bits=bits, **overrides)
 
 
+def fisher_information(threshold, bits=None, **overrides):
+    """Return the layer with our rule: the scale grows until the loss feels its rounding errors."""
+    return lqs.NestedQuantization(rule=rules.FisherInformation(threshold), bits=bits, **overrides)
+
+
 def null(name, threshold, update_stalled=True, bits=None, **overrides):
     """Return the thesis's nested quantization layer with a rule of `study.nulls` in the place of its own."""
     from study import nulls  # imports Keras, which names and configurations do without
@@ -55,7 +61,7 @@ def null(name, threshold, update_stalled=True, bits=None, **overrides):
 
 
 THESIS = {preset.__name__: preset for preset in (nested, max_bin, inverse, difference)}
-OURS = {"code_length": code_length}
+OURS = {preset.__name__: preset for preset in (code_length, fisher_information)}
 CHANGES = ("ratio", "constant", "shuffled", "inverted", "live", "without_range", "without_tanh", "epsilon")
 NULLS = {name: functools.partial(null, name) for name in (f"votes_{change}" for change in CHANGES)}
 FLOAT = "float"  # no quantization

@@ -54,6 +54,8 @@ METHOD_LABELS = {
     "sq": "SQ",
     "gong": "product VQ",
     "polino": "Polino et al.",
+    # our rule beside the thesis's, in notebook 18
+    "fisher_information": "Fisher information",
 }
 SAME_AS = {"votes_ratio": "nested"}  # the thesis's rule, among those that change it
 DATASET_LABELS = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10", "imagenette": "Imagenette"}

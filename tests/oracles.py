@@ -51,6 +51,16 @@ def ratio_by_loops(upstream, integers, scale, varying, threshold, stalled):
     return gradient
 
 
+def fisher_by_loops(upstream, parameter, integers, scale, varying, threshold):
+    gradient = np.zeros(scale.shape)
+    for key, members in grouped(upstream.shape, varying).items():
+        s, own = float(scale[key]), [float(integers[i]) for i in members]
+        costs = [(float(upstream[i]) * (float(parameter[i]) - s * float(integers[i]))) ** 2 for i in members]
+        saved = threshold if max(own) - min(own) > 1 else 0.0
+        gradient[key] = (np.mean(costs) - saved) / s
+    return gradient
+
+
 def straight_by_loops(upstream, parameter, integers, scale, varying, levels=None):
     gradient = np.zeros(scale.shape)
     for key, members in grouped(upstream.shape, varying).items():

@@ -16,9 +16,11 @@ import numpy as np
 
 import lqs
 from lqs.inspection import model_integers
+from lqs.rules import FisherInformation
 
 QUANTIZERS = {
     "GradientRatio": {"rule": lqs.GradientRatio(0.3)},
+    "FisherInformation": {"rule": FisherInformation(1e-3), "initial_scale": 0.05},
     "StraightThrough": {"rule": lqs.StraightThrough(), "rounding": "nearest", "bits": 4},
     "CodeLengthPenalty": {
         "rule": lqs.StraightThrough(),

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from keras import ops
 from models import IS_JAX
-from oracles import drawn, grouped, ratio_by_loops, straight_by_loops
+from oracles import drawn, fisher_by_loops, grouped, ratio_by_loops, straight_by_loops
 
 import lqs
 from lqs.inspection import quantized_parameters
+from lqs.rules import FisherInformation
 from lqs.scales import MIN_SCALE
 
 GRANULARITIES = [
@@ -32,6 +33,7 @@ THRESHOLD = 0.2
 RULES = {
     "ratio": lqs.GradientRatio(THRESHOLD),
     "ratio stalled": lqs.GradientRatio(THRESHOLD, update_stalled=True),
+    "fisher": FisherInformation(THRESHOLD),
     "straight": lqs.StraightThrough(),
     "straight normalized": lqs.StraightThrough(normalize=True),
     "frozen": lqs.Frozen(),
@@ -54,6 +56,8 @@ def rounded(parameter, scale, rounding):
 def expected_scale_gradient(rule, upstream, parameter, integers, scale, varying, levels):
     if rule.startswith("ratio"):
         return ratio_by_loops(upstream, integers, scale, varying, THRESHOLD, rule.endswith("stalled"))
+    if rule == "fisher":
+        return fisher_by_loops(upstream, parameter, integers, scale, varying, THRESHOLD)
     if rule == "frozen":
         return np.zeros(scale.shape)
     gradient = straight_by_loops(upstream, parameter, integers, scale, varying, levels)

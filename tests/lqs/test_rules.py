@@ -6,12 +6,13 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from oracles import BAD_STRENGTHS, CASES, drawn, ratio_by_loops, straight_by_loops
+from oracles import BAD_STRENGTHS, CASES, drawn, fisher_by_loops, ratio_by_loops, straight_by_loops
 
 import lqs
 from lqs.parts import Levels
 from lqs.reductions import is_for_one_pass
 from lqs.rules import (
+    FisherInformation,
     FunctionRule,
     Measured,
     _in_one_pass,
@@ -116,6 +117,40 @@ def test_sensitivity_ratio():
     np.testing.assert_allclose(ops.convert_to_numpy(sensitivity_ratio(upstream, reconstructed)), [1.5, 0, 1])
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+@pytest.mark.parametrize("shape, varying, sharing", CASES)
+def test_fisher_information(shape, varying, sharing, threshold):
+    upstream, parameter, integers, scale = drawn(shape, varying)
+    expected = fisher_by_loops(upstream, parameter, integers, scale, varying, threshold)
+    result = applied(FisherInformation(threshold), upstream, parameter, integers, scale, sharing)
+    assert result.shape == scale.shape
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scale_finds_the_error_that_the_threshold_allows():
+    """Where all gradients are 2, the mean of the squared errors becomes `lam / 4`, from either side."""
+    threshold, parameter = 0.04, np.linspace(-3, 3, 1001).astype("float32")
+    for scale in (0.02, 1.5):
+        for _ in range(300):
+            integers = np.floor(parameter / scale)
+            one = np.full(1, scale, "float32")
+            gradient = applied(FisherInformation(threshold), 2 + 0 * parameter, parameter, integers, one, (0,))
+            scale -= 0.1 * float(gradient[0])
+        assert np.mean((parameter - integers * scale) ** 2) == pytest.approx(threshold / 4, rel=0.05)
+
+
+@pytest.mark.parametrize("rounding", ["floor", "nearest"])
+def test_scale_of_elements_without_a_gradient_ends_at_two_integers(rounding):
+    parameter = np.array([-0.9, -0.2, 0.5], "float32")
+    grown = []
+    for scale in (0.01, 0.3, 0.95, 4.0):
+        integers = np.floor(parameter / scale) if rounding == "floor" else np.round(parameter / scale)
+        one = np.full(1, scale, "float32")
+        gradient = applied(FisherInformation(0.1), 0 * parameter, parameter, integers, one, (0,))
+        grown.append(bool(gradient[0] < 0))
+    assert grown == [True, True, rounding == "nearest", False]
+
+
 @pytest.mark.parametrize("levels", [None, Levels(-4, 3)])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("shape, varying, sharing", CASES)
@@ -213,6 +248,7 @@ def test_unknown_rule(rule):
     "rule",
     [
         lqs.GradientRatio(3e-9, update_stalled=True),
+        FisherInformation(3e-9),
         lqs.StraightThrough(normalize=True),
         lqs.Frozen(),
         Measured("ternary"),
@@ -223,7 +259,7 @@ def test_unknown_rule(rule):
 def test_configuration_round_trip(rule):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rule))
     assert type(again) is type(rule) and again.get_config() == rule.get_config()
-    assert [strength_value(weight) for weight in again.weights] == ([3e-9] if "Ratio" in type(rule).__name__ else [])
+    assert [strength_value(weight) for weight in again.weights] == ([3e-9] if hasattr(rule, "threshold") else [])
 
 
 def test_defaults():
@@ -236,6 +272,8 @@ def test_defaults():
 def test_bad_threshold(value):
     with pytest.raises(ValueError, match="`threshold` must be a finite number >= 0. Received: threshold="):
         lqs.GradientRatio(value)
+    with pytest.raises(ValueError, match="`threshold` must be a finite number >= 0. Received: threshold="):
+        FisherInformation(value)
 
 
 def test_flags_must_be_bool():

@@ -4,6 +4,7 @@ import pytest
 
 import lqs
 from lqs import methods as published
+from lqs import rules
 from lqs.rounding import Rounding
 from study import methods, nulls
 from study.configs import make_config
@@ -20,7 +21,8 @@ def make(method, strength=0.0, **overrides):
 
 def test_methods_are_the_thesis_s_ours_those_that_test_it_and_all_published_ones():
     assert list(methods.NULLS) == list(nulls.RULES)
-    ours = {"float", "nested", "max_bin", "inverse", "difference", "code_length", *nulls.RULES}
+    ours = {"float", "nested", "max_bin", "inverse", "difference", "code_length", "fisher_information"}
+    ours |= set(nulls.RULES)
     assert set(methods.METHODS) == ours | set(published.METHODS)
     assert len(methods.METHODS) == len(ours) + len(published.METHODS) >= 23
 
@@ -33,6 +35,7 @@ def test_methods_are_the_thesis_s_ours_those_that_test_it_and_all_published_ones
         ("inverse", lqs.Frozen, lqs.InversePenalty, "rate"),
         ("difference", lqs.Frozen, lqs.DifferencePenalty, "rate"),
         ("code_length", lqs.StraightThrough, lqs.CodeLengthPenalty, "rate"),
+        ("fisher_information", rules.FisherInformation, None, "threshold"),
     ],
 )
 def test_rule_penalty_and_strength_of_the_thesis_s_methods_and_ours(method, rule, penalty, strength):
