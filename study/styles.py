@@ -54,6 +54,7 @@ METHOD_LABELS = {
     "sq": "SQ",
     "gong": "product VQ",
     "polino": "Polino et al.",
+    "tfc": "TensorFlow Compression",
     # our rule beside the thesis's, in notebook 18
     "fisher_information": "Fisher information",
 }

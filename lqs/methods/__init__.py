@@ -41,6 +41,7 @@ _MODULES = {
     "delta_loss": "delta_loss",
     "krishnamoorthi": "krishnamoorthi",
     "polino": "polino",
+    "tfc": "tfc",
 }
 METHODS = tuple(_MODULES)
 

@@ -22,7 +22,7 @@ class DeltaLoss(Rule):
 
         dL/ds = s     if d(s) > t                           too coarse: the scale shrinks
                 -s    if d(2 s) <= t                        a bit could be spared: it grows
-                0     otherwise
+                0     otherwise, and where all integers are 0 already and nothing is left to spare
 
     The paper chooses the bit width of each channel of a trained network by the change of the loss that it causes. We
     had no more than its abstract: the first order, the bound, and widths that follow during training are our reading.
@@ -56,7 +56,9 @@ class DeltaLoss(Rule):
     def scale_gradient(self, upstream, parameter, integers, scale):
         threshold = ops.cast(self.threshold, parameter.dtype)
         now, coarser = (self._change(upstream, parameter, scale * factor) for factor in (1.0, 2.0))
-        direction = ops.where(now > threshold, 1.0, ops.where(coarser <= threshold, -1.0, 0.0))
+        largest = ops.max(ops.abs(parameter), axis=self.axes, keepdims=True)
+        can_grow = ops.logical_and(coarser <= threshold, largest > scale / 2)
+        direction = ops.where(now > threshold, 1.0, ops.where(can_grow, -1.0, 0.0))
         return ops.cast(direction, scale.dtype) * scale
 
     def _change(self, upstream, parameter, scale):

@@ -26,7 +26,7 @@ class Row(NamedTuple):
     learned: Set[str]  # names of the weights with a gradient, besides the parameter
     followed: Set[str] = frozenset()  # names of the weights that training sets without one
     strength: str | None = None  # name of the one strength that is a weight
-    bits: str = "given"  # what the argument must be
+    bits: str = "given"  # what the argument must be; either if "optional"
 
 
 SIGNS, TERNARY = (-1, 1), (-1, 0, 1)
@@ -62,6 +62,7 @@ ROWS = {
     "delta_loss": Row({"threshold": 0.01}, None, range(-99, 100), {"scale"}, bits="None"),
     "krishnamoorthi": Row({"bits": 4}, (-8, 7), range(-8, 8), set(), {"scale"}),
     "polino": Row({"bits": 2}, (-2, 1), range(-2, 2), {"codebook"}),
+    "tfc": Row({"rate": 0.01}, None, range(-99, 100), {"log_scale"}, set(), "rate", "optional"),
 }
 UNITS = {"dorefa", "binary_connect", "xnor", "twn", "tang", "ttq", "lq_nets", "deep_compression"}  # clip at no scale
 UNITS |= {"lab", "gong", "qnn", "sq", "polino"}
@@ -120,6 +121,9 @@ def test_bits_must_be_given_or_not(name):
     if row.bits == "None":
         with pytest.raises(ValueError, match=r"^Argument `bits` must be None, for .*Received: (bits=4|Levels\()"):
             preset(name, bits=4)
+        return
+    if row.bits == "optional":
+        assert preset(name, bits=4).bits == 4
         return
     arguments = {**row.arguments, "bits": None}
     if name == "lsq":

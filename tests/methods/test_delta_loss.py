@@ -8,13 +8,16 @@ from lqs import methods
 
 
 def test_by_hand(gradients):
-    """At the scale 0.5 the columns change by 0.25, 0 and 0; at 1 the third by 0.5; the second has no gradient."""
-    parameter = np.array([[0.25, 0.25, 0.5], [0.5, 0.25, 1.0]], "float32")
-    upstream = np.array([[1, 0, 1], [1, 0, 1]], "float32")
+    """At the scale 0.5 the columns change by 0.25, 0 and 0; at 1 the third by 0.5; the others have no gradient.
+
+    The last one has no integer but 0, so that it stays: a scale that grew on would end at infinity.
+    """
+    parameter = np.array([[0.25, 0.25, 0.5, 0.25], [0.5, 0.75, 1.0, -0.25]], "float32")
+    upstream = np.array([[1, 0, 1, 0], [1, 0, 1, 0]], "float32")
     layer = methods.get("delta_loss")(threshold=0.1, granularity="column", initial_scale=0.5)
     of_parameter, of_scale = gradients(layer, parameter, upstream, training=True)
     np.testing.assert_array_equal(of_parameter, upstream)
-    np.testing.assert_allclose(of_scale, [[0.5, -0.5, 0]])
+    np.testing.assert_allclose(of_scale, [[0.5, -0.5, 0, 0]])
 
 
 def test_scales_settle_where_the_loss_starts_to_change():
