@@ -3,6 +3,8 @@
 import math
 import re
 
+import keras
+import numpy as np
 import pytest
 
 from study.configs import make_config
@@ -37,13 +39,21 @@ def numbers(text):
     return [float(number) for number in re.findall(r"\d[\d.]*(?:e-?\d+)?", text.replace(",", ""))]
 
 
-NETWORK_ROWS, THESIS_ROWS, PROTOCOL_ROWS, ENVIRONMENT_ROWS = tables()
+NETWORK_ROWS, _, *THESIS_TABLES, STEPS_ROWS, VALUES_ROWS, ENVIRONMENT_ROWS = tables()
 
 
 def test_every_network_has_its_row():
     assert sorted(row["network"] for row in NETWORK_ROWS) == sorted(NETWORKS)
 
 
+@pytest.fixture
+def no_random_numbers(monkeypatch):
+    """Leave parameters at 0: to draw them, JAX would compile a program for each shape."""
+    for initializer in (keras.initializers.RandomNormal, keras.initializers.VarianceScaling):
+        monkeypatch.setattr(initializer, "__call__", lambda self, shape, dtype=None: np.zeros(shape, dtype))
+
+
+@pytest.mark.usefixtures("no_random_numbers")
 @pytest.mark.parametrize("row", NETWORK_ROWS, ids=lambda row: row["network"])
 def test_parameters_of_a_network(row):
     make, is_quantized = NETWORKS[row["network"]]
@@ -63,7 +73,7 @@ def test_parameters_of_a_network(row):
 
 @pytest.mark.parametrize("dataset", SHAPES)
 def test_grid_of_a_data_set(dataset):
-    rows = {row["setting"]: row for row in THESIS_ROWS if row["data set"] == dataset}
+    rows = {row["setting"]: row for row in THESIS_TABLES[list(SHAPES).index(dataset)]}
     training = make_config(dataset, "float").training
     for name, methods in {"λ": {"nested"}, "γ": set(THESIS) - {"nested"}}.items():
         curves = [curve for curve in read_grid()[dataset] if curve["method"] in methods]
@@ -79,8 +89,11 @@ def test_grid_of_a_data_set(dataset):
 
 def test_protocols():
     expected = [(protocol, dataset) for protocol, datasets in PROTOCOLS.items() for dataset in datasets]
-    assert [(row["protocol"], row["data set"]) for row in PROTOCOL_ROWS] == expected
-    for row, (protocol, dataset) in zip(PROTOCOL_ROWS, expected, strict=True):
+    for table in (STEPS_ROWS, VALUES_ROWS):
+        assert [(row["protocol"], row["data set"]) for row in table] == expected
+    for first, second in zip(STEPS_ROWS, VALUES_ROWS, strict=True):
+        row = {**first, **second}
+        protocol, dataset = row["protocol"], row["data set"]
         config = make_config(dataset, "float", protocol=protocol)
         assert (row["network"], row["backend"]) == (config.network, config.backend)
         training, data, quantizer = config.training, config.data, config.quantizer
