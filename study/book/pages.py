@@ -33,6 +33,7 @@ CONCLUSIONS = {
     "15_beyond_the_thesis": "Summary",
     "17_leaderboard": "What it teaches",
     "19_how_small_can_it_get": "Summary",
+    "20_conclusions": "Summary",
 }
 TABLES = {
     "published": ("Published values", "The thesis's values that ours are laid beside, read from the submitted text and "

@@ -11,7 +11,7 @@ from study.paths import ROOT
 
 # Caption and pages, in reading order: their paths in the checkout without suffix. `study.book` writes `pages/`.
 CONTENTS = {
-    "Begin": ["docs/install", "docs/reading", "docs/notation", "docs/nested"],
+    "Begin": ["docs/install", "docs/reading", "docs/notation", "docs/nested", "docs/experiments"],
     "The thesis": [
         "notebooks/01_networks_and_losses",
         "notebooks/02_quantization",
@@ -35,7 +35,14 @@ CONTENTS = {
         "notebooks/17_leaderboard",
         "notebooks/19_how_small_can_it_get",
     ],
-    "Results": ["docs/claims", "pages/summaries", "pages/figures", "pages/tables", "pages/methods"],
+    "Results": [
+        "notebooks/20_conclusions",
+        "docs/claims",
+        "pages/summaries",
+        "pages/figures",
+        "pages/tables",
+        "pages/methods",
+    ],
     "Guides": [
         "docs/guides/compress",
         "docs/guides/target_size",
