@@ -18,7 +18,14 @@ from study.parameters import read_parameters
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = read_parameters()
 # They train, or export.
-SLOW = ("00_why_quantize", "04_nested_layer", "07_one_curve", "11_how_small_is_it", "16_your_own_network")
+SLOW = (
+    "00_why_quantize",
+    "02_quantization",
+    "04_nested_layer",
+    "07_one_curve",
+    "11_how_small_is_it",
+    "16_your_own_network",
+)
 DRAWS_NOTHING = ("07_one_curve",)
 
 pytestmark = pytest.mark.once
