@@ -62,6 +62,7 @@ STUDY = """
     weights scan
     training
     gpu
+    digits
     comparison
     styles
     figures

@@ -13,6 +13,7 @@ from study.paths import ROOT
 CONTENTS = {
     "Begin": ["docs/install", "docs/reading", "docs/notation", "docs/nested", "docs/experiments"],
     "The thesis": [
+        "notebooks/00_why_quantize",
         "notebooks/01_networks_and_losses",
         "notebooks/02_quantization",
         "notebooks/03_learned_quantization",

@@ -17,7 +17,15 @@ from study.parameters import read_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = read_parameters()
-SLOW = ("04_nested_layer", "07_one_curve", "11_how_small_is_it", "16_your_own_network")  # they train, or export
+# They train, or export.
+SLOW = (
+    "00_why_quantize",
+    "02_quantization",
+    "04_nested_layer",
+    "07_one_curve",
+    "11_how_small_is_it",
+    "16_your_own_network",
+)
 DRAWS_NOTHING = ("07_one_curve",)
 
 pytestmark = pytest.mark.once
