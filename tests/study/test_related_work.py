@@ -38,8 +38,13 @@ def cells(path, kind):
 
 
 def cited_keys(path):
-    """Return the keys in brackets, such as [esser2020], in the prose of a notebook."""
-    return {key for source in cells(path, "markdown") for key in re.findall(r"\[([a-z]+\d{4})\]", source)}
+    """Return the keys in brackets, such as [esser2020] or [esser2020, jung2019], in the prose of a notebook."""
+    lists = [
+        keys
+        for source in cells(path, "markdown")
+        for keys in re.findall(r"\[([a-z]+\d{4}(?:, [a-z]+\d{4})*)\]", source)
+    ]
+    return {key for keys in lists for key in keys.split(", ")}
 
 
 def listed_keys(path):
