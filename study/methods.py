@@ -17,7 +17,6 @@ import inspect
 
 import lqs
 from lqs import methods as published
-from lqs import rules
 
 STRENGTHS = ("threshold", "rate", "probability")
 
@@ -50,7 +49,7 @@ def code_length(rate, code="geometric", bits=None, **overrides):
 
 def fisher_information(threshold, bits=None, **overrides):
     """Return the layer with our rule: the scale grows until the loss feels its rounding errors."""
-    return lqs.NestedQuantization(rule=rules.FisherInformation(threshold), bits=bits, **overrides)
+    return lqs.NestedQuantization(rule=lqs.rules.FisherInformation(threshold), bits=bits, **overrides)
 
 
 def null(name, threshold, update_stalled=True, bits=None, **overrides):

@@ -107,6 +107,7 @@ def test_integers_that_the_thesis_would_have_wrapped_are_named(model):
     assert beyond[beyond].index.tolist() == [kernel.path, "total"]
 
 
+@pytest.mark.once  # the same integers are coded on every backend
 @pytest.mark.parametrize("network", ["dense", "cifar10"])
 @pytest.mark.parametrize("spread", [0.5, 30, 3000])
 def test_file_is_as_small_as_entropy_allows(network, spread, rng):
@@ -145,11 +146,12 @@ def test_counted_size_follows_the_packed_one(rng):
     assert size.fixed_bytes == report[["scales", "other variables", "header"]].sum()
     assert size.count() == size.packed == report["total"]
     num_packed = 0
-    for scale in 0.001 * 1.05 ** np.arange(100):
+    for step, scale in enumerate(0.001 * 1.05 ** np.arange(100)):
         for _, quantizer in quantized_parameters(model):
             quantizer.scale_weight.assign(quantizer.scale_weight_of(np.full(quantizer.scale.shape, scale, "float32")))
-        before, counted, exact = size.packed, size.count(), file_bytes(model)
-        assert counted == pytest.approx(exact, rel=0.005)
+        before, counted = size.packed, size.count()
+        if step % 4 == 0:
+            assert counted == pytest.approx(file_bytes(model), rel=0.005)
         num_packed += size.packed != before
     assert 15 < num_packed < 30
 
