@@ -9,6 +9,10 @@ NOTEBOOKS := $(shell ls -r notebooks/*.ipynb 2>/dev/null)
 PYTEST := pytest -q -n 2 --dist=worksteal
 # The rooms that compute on a backend. What does not depend on it, or takes long, has the mark `once`: it runs on JAX alone.
 BOTH := tests/lqs tests/file tests/methods tests/compression
+# `make test SLOW=1`, as continuous integration does, runs those with the mark `slow` too: batches that are killed, a browser,
+# other processes, other devices.
+ON_EACH := $(if $(SLOW),not once,not once and not slow)
+ON_JAX := $(if $(SLOW),,not slow)
 # PyTorch is not among the locked packages: it has its part where it is installed in .venv.
 BACKENDS ?= tensorflow jax $(shell .venv/bin/python -c 'import importlib.util as u; print("torch" * bool(u.find_spec("torch")))')
 # On JAX the tests spend most of their time compiling what runs for milliseconds: less of LLVM takes a quarter off.
@@ -41,14 +45,14 @@ figures runs:
 
 test: export OMP_NUM_THREADS = 1
 test: export TF_NUM_INTRAOP_THREADS = 1
-test: $(STAMP)  ## lint, types, tests on TensorFlow, JAX and, if installed, PyTorch, doctests, every notebook
+test: $(STAMP)  ## lint, types, tests on TensorFlow, JAX and, if installed, PyTorch, doctests, every notebook; SLOW=1: all tests
 	ruff check .
 	ruff format --check .
 	mypy
-	$(if $(filter tensorflow,$(BACKENDS)),MPLBACKEND=Agg KERAS_BACKEND=tensorflow $(PYTEST) -m "not once" $(BOTH))
-	$(if $(filter torch,$(BACKENDS)),MPLBACKEND=Agg KERAS_BACKEND=torch $(PYTEST) -m "not once" $(BOTH), \
+	$(if $(filter tensorflow,$(BACKENDS)),MPLBACKEND=Agg KERAS_BACKEND=tensorflow $(PYTEST) -m "$(ON_EACH)" $(BOTH))
+	$(if $(filter torch,$(BACKENDS)),MPLBACKEND=Agg KERAS_BACKEND=torch $(PYTEST) -m "$(ON_EACH)" $(BOTH), \
 	    @echo "Left out: tests on PyTorch. Install it into .venv, or choose by make test BACKENDS=\"tensorflow jax torch\".")
-	$(if $(filter jax,$(BACKENDS)),MPLBACKEND=Agg KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_TO_COMPILE)" $(PYTEST) --doctest-modules tests lqs study)
+	$(if $(filter jax,$(BACKENDS)),MPLBACKEND=Agg KERAS_BACKEND=jax XLA_FLAGS="$(QUICK_TO_COMPILE)" $(PYTEST) -m "$(ON_JAX)" --doctest-modules tests lqs study)
 	LQS_FIGURES= pytest -q -n 2 --dist=loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(NOTEBOOKS)
 
 play: $(STAMP)  ## run every notebook with other parameters than its own, in a scratch folder

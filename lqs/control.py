@@ -19,6 +19,7 @@ LONG_RAMP = 0.1  # share of a ramp from which on a training counts as short
 INTEGRAL, PROPORTIONAL = 0.3, 1.0  # gains of the controller
 SPARSE_BITS = 0.4  # of the file per penalized parameter, below which scales are not moved
 FIRST_RATE, FIRST_EXPONENT = 1e-6, 2.5  # of the rate that training starts from, by the ratio
+LARGEST_FIRST_RATE = 0.3  # more of it makes too much zero in the first epoch, before the size can tell
 RATE_RANGE = 100.0  # how far from where it starts a rate may go, either way
 LANDINGS = (0.8, 0.85, 0.9, 0.95, 1.0)  # shares of the training at which scales are moved
 LARGEST_LAG = 0.05  # of the logarithm of the size behind the reference, from which on scales are moved before that
@@ -43,8 +44,9 @@ class TargetSize(keras.callbacks.Callback):
         exp(0.3 e + e - e of the update before)
 
     a proportional-integral controller of the logarithm of the rate. The rates of `lqs.CodeLengthPenalty` start from
-    `1e-6 * ratio**2.5`, near which our networks on MNIST end beside cross-entropy, in the proportions that they have;
-    those of other penalties from what they are.
+    `min(0.3, 1e-6 * ratio**2.5)`, near which our networks on MNIST end beside cross-entropy, in the proportions that
+    they have; those of other penalties from what they are. Small networks for large ratios end above 0.3, but would
+    become zero as a whole if they started there.
 
     A rate acts by way of the learning rate: not at all when that has decayed, and too slowly in a short training. Where
     the size lags behind the reference by 5 % in two updates in a row, the scales of all penalized parameters are
@@ -72,6 +74,7 @@ class TargetSize(keras.callbacks.Callback):
         ratio: instead, how many times smaller it is to be than the float32 parameters of the float network.
         num_updates: number of updates over the whole training, evenly spaced.
         tolerance: relative error of the size at the end from which on a warning is given.
+        inference_only: the argument of `lqs.save`, of the file whose size is meant.
 
     Attributes:
         history: list of `(share of the training, size, reference, rate)`, one for each update.
@@ -93,6 +96,7 @@ class TargetSize(keras.callbacks.Callback):
         ratio: float | None = None,
         num_updates: int = 100,
         tolerance: float = 0.03,
+        inference_only: bool = False,
     ) -> None:
         super().__init__()
         if (bytes is None) == (ratio is None):
@@ -103,6 +107,7 @@ class TargetSize(keras.callbacks.Callback):
             if value is not None and not (is_number and 0 < value < math.inf):
                 raise ValueError(f"Argument `{name}` must be a positive number. Received: {name}={value!r}")
         self.bytes, self.ratio, self.num_updates, self.tolerance = bytes, ratio, num_updates, tolerance
+        self.inference_only = inference_only
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.penalties, self.float_bytes = penalties(self.model), fp32_bytes(self.model)
@@ -113,7 +118,7 @@ class TargetSize(keras.callbacks.Callback):
                 f"`lqs.quantize(model, 'compact')`. Received: rates {sorted(set(rates))}"
             )
         self.target = self.bytes or self.float_bytes / self.ratio
-        self.size = CountedSize(self.model)
+        self.size = CountedSize(self.model, self.inference_only)
         fixed = self.size.fixed_bytes
         if self.target <= fixed:
             raise ValueError(
@@ -124,7 +129,7 @@ class TargetSize(keras.callbacks.Callback):
         self.first_size = self.epoch_size = self.size.packed
         self.is_held = self._is_met(self.first_size)  # with the rates that the model has
         if not self.is_held and all(isinstance(penalty, CodeLengthPenalty) for penalty in self.penalties):
-            first = FIRST_RATE * (self.float_bytes / self.target) ** FIRST_EXPONENT
+            first = min(FIRST_RATE * (self.float_bytes / self.target) ** FIRST_EXPONENT, LARGEST_FIRST_RATE)
             factor = first / math.exp(statistics.fmean(map(math.log, rates)))
             rates = [factor * rate for rate in rates]
             for penalty, rate in zip(self.penalties, rates, strict=True):
@@ -168,7 +173,7 @@ class TargetSize(keras.callbacks.Callback):
         """Warn if the size is not met by the weights that `fit` leaves."""
         if self.last is not None:
             del self.last.on_train_end
-        size = file_bytes(self.model)
+        size = file_bytes(self.model, self.inference_only)
         if self._is_met(size):
             return
         if self._is_met(self.epoch_size):

@@ -32,15 +32,17 @@ def figures():
 
 
 @commands.command()
-def test():
+@click.option("--slow", is_flag=True, help="Also what takes many seconds each: make test SLOW=1.")
+def test(slow):
     """Run lint, types, tests on TensorFlow and JAX, doctests and every notebook."""
+    on_each, on_jax = ("not once", "") if slow else ("not once and not slow", "not slow")
     one_core = partial(run, OMP_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1")
     one_core("ruff", "check", ".")
     one_core("ruff", "format", "--check", ".")
     one_core("mypy")
-    one_core(*PYTEST, "-m", "not once", *BOTH, MPLBACKEND="Agg", KERAS_BACKEND="tensorflow")
+    one_core(*PYTEST, "-m", on_each, *BOTH, MPLBACKEND="Agg", KERAS_BACKEND="tensorflow")
     jax = {"MPLBACKEND": "Agg", "KERAS_BACKEND": "jax", "XLA_FLAGS": QUICK_TO_COMPILE}
-    one_core(*PYTEST, "--doctest-modules", "tests", "lqs", "study", **jax)
+    one_core(*PYTEST, "-m", on_jax, "--doctest-modules", "tests", "lqs", "study", **jax)
     notebooks = [path.relative_to(ROOT) for path in sorted(NOTEBOOKS.glob("*.ipynb"), reverse=True)]
     one_core(*NBVAL, "--nbval-sanitize-with", "tests/nbval_sanitize.cfg", *notebooks, LQS_FIGURES="")
 

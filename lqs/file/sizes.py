@@ -112,6 +112,7 @@ class CountedSize:
 
     Args:
         model: a built `keras.Model`.
+        inference_only: the argument of `lqs.save`.
 
     Attributes:
         packed: the size when the file was last packed.
@@ -130,8 +131,8 @@ class CountedSize:
     True
     """
 
-    def __init__(self, model):
-        self.model, self.num_counts = model, 0
+    def __init__(self, model, inference_only=False):
+        self.model, self.inference_only, self.num_counts = model, inference_only, 0
         self.pack()
 
     def pack(self):
@@ -151,7 +152,7 @@ class CountedSize:
 
     def _packed_parts(self, slow):
         """Return how many bytes are not integers, and how many are."""
-        configuration, tensors = encode_model(self.model, slow=slow)
+        configuration, tensors = encode_model(self.model, inference_only=self.inference_only, slow=slow)
         sections = [section_sizes(entry) for entry, _ in tensors]
         integers = sum(each.get("codes", 0) + each.get("table", 0) for each in sections)
         return packed_bytes(configuration, tensors) - integers, integers

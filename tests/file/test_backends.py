@@ -82,6 +82,7 @@ def assert_is_as_found(model, x, path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.parametrize("other", [backend for backend in BACKENDS if backend != keras.backend.backend()])
 def test_there_and_back(other, rng, tmp_path):

@@ -26,7 +26,10 @@ from lqs.rules import GradientRatio, StraightThrough
 L = keras.layers
 MODELS = Path(__file__).parents[2] / "data" / "models"
 KEPT = ("name", "shape", "dtype", "min", "max", "scale")  # in every order of the axes
-FILES = sorted(MODELS.rglob("*.lqs"))
+FILES = [  # those of the convolutional networks take seconds each
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stat().st_size > 80_000 else [])
+    for path in sorted(MODELS.rglob("*.lqs"))
+]
 
 
 def parts(configuration):
@@ -103,7 +106,7 @@ def test_configuration_is_not_changed_by_making_a_model_of_it(model):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES)
 def test_committed_files_load_and_are_coded_as_they_are(path):
     """They name modules that are gone, such as `lqs.nested`. Codings and lengths stay; log scales may move a bit.
 

@@ -86,6 +86,13 @@ def test_file_gets_the_size_that_is_asked_for(size, argument):
     assert file_bytes(model) == pytest.approx(size, rel=0.03)
 
 
+def test_file_for_inference_gets_the_size_that_is_asked_for():
+    model, callback = network(), lqs.TargetSize(bytes=900, inference_only=True)
+    fit(model, callback, epochs=10)
+    assert file_bytes(model, inference_only=True) == pytest.approx(900, rel=0.03)
+    assert callback.epoch_size == file_bytes(model, inference_only=True)
+
+
 @pytest.mark.parametrize("size", [900, 1300])
 @pytest.mark.parametrize("parametrization", ["log", "linear"])
 def test_scales_reach_the_size_where_rates_cannot(size, parametrization):
@@ -120,6 +127,7 @@ def test_size_follows_the_reference_where_rates_cannot():
     np.testing.assert_allclose(sizes[shares > 0.65], 900, rtol=0.06)
 
 
+@pytest.mark.slow
 def test_normalization_is_evaluated_nearly_as_it_was_trained(monkeypatch):
     """After a short training in which only scales move: moving averages have had half of it to follow."""
     x = np.random.default_rng(0).normal(size=(64, 48)).astype("float32") + 1
@@ -199,6 +207,16 @@ def test_rates_start_from_the_ratio_in_the_proportions_that_they_have():
     callback.set_params({"epochs": 1, "steps": 1})
     callback.on_train_begin()
     np.testing.assert_allclose(rates(model), np.array([2, 0.5]) * 1e-6 * 7**2.5, rtol=1e-5)
+
+
+def test_rates_do_not_start_from_more_than_a_training_survives(monkeypatch):
+    """By the ratio alone, LeNet-5 for a file 1,200 times smaller began at 50, and was zero after an epoch."""
+    monkeypatch.setattr(control, "LARGEST_FIRST_RATE", 1e-5)
+    model, callback = network(), lqs.TargetSize(ratio=7)
+    callback.set_model(model)
+    callback.set_params({"epochs": 1, "steps": 1})
+    callback.on_train_begin()
+    np.testing.assert_allclose(rates(model), 1e-5, rtol=1e-5)
 
 
 def test_rates_of_all_penalties_change_together():

@@ -600,6 +600,7 @@ numpy.savez(sys.argv[3], outputs=model.predict(data["inputs"], verbose=0),
 """
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_loads_in_a_fresh_process(rng, tmp_path):
     """`import lqs` is all that a reader of the file needs."""

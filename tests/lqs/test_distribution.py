@@ -11,6 +11,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "two_devices.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras distributes TensorFlow and JAX")
 def test_two_devices_train_to_the_integers_of_one():
     """In a process of its own, since devices are made when a backend starts."""

@@ -114,6 +114,7 @@ def use_batch(checkout, batch):
     return checkout.curves(batch)
 
 
+@pytest.mark.slow
 def test_killed_batch_resumes_and_then_has_nothing_to_do(checkout):
     curves = use_batch(checkout, "good")
     paths = [path for records in curves.values() for path in records]
@@ -149,6 +150,7 @@ def test_killed_batch_resumes_and_then_has_nothing_to_do(checkout):
     assert code == 0 and planned(output) == {name for name, records in curves.items() if first in records}, output
 
 
+@pytest.mark.slow
 def test_failed_curve_is_reported_and_the_others_are_trained(checkout):
     curves = use_batch(checkout, "partly")
     code, output = checkout.make("runs")
@@ -182,6 +184,7 @@ def test_figures_executes_every_notebook_again(checkout):
     assert re.search(rf"^total +{len(notebooks) + 1}$", output, re.MULTILINE), output  # and `figures`: no curve
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error, num_tries", [("nbclient.exceptions.DeadKernelError", 2), ("ValueError", 1)])
 def test_a_kernel_that_dies_is_tried_once_more(checkout, error, num_tries):
     (checkout.folder / ".venv" / "bin").mkdir()

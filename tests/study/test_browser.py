@@ -112,6 +112,7 @@ def test_lab_is_started_as_by_make():
     assert f"jupyter {' '.join(LAB)}" in (ROOT / "Makefile").read_text()
 
 
+@pytest.mark.slow
 def test_moving_a_slider_redraws_the_figure(browser, lab, notebook, find, choose, until, tmp_path):
     from selenium.webdriver import ActionChains
 

@@ -99,6 +99,7 @@ def test_member_is_the_network_that_fit_trains(members, dataset):
     assert_as_by_fit(configs[index], index, state, history, dataset)
 
 
+@pytest.mark.slow
 def test_penalty_schedule_and_scaled_input(dataset):
     settings = {"schedule": "steps", "epochs": 3, "batch_size": 35, "input_scale": 0.5}
     configs = [small_config("max_bin", strength, **settings) for strength in (0.0, 1e-2)]
@@ -139,6 +140,7 @@ def test_gradients_of_kernels_are_convolutions_with_groups_of_the_batch(dataset)
     assert text.count("batch_group_count = 3") == 1 and text.count("feature_group_count = 3") == 1
 
 
+@pytest.mark.slow
 def test_augmented_images_differ_by_member_epoch_and_example():
     """One batch of one image, over and over: the loss differs by what augmentation draws."""
     images, labels = (

@@ -32,8 +32,8 @@ def runs(monkeypatch, tmp_path):
     return found
 
 
-def invoke(command):
-    result = CliRunner().invoke(main.commands, [command])
+def invoke(*arguments):
+    result = CliRunner().invoke(main.commands, arguments)
     assert result.exit_code == 0, result.output
 
 
@@ -51,10 +51,10 @@ def made(tmp_path):
         (tmp_path / tool).write_text(RECORDER)
         (tmp_path / tool).chmod(0o755)
 
-    def found(target):
+    def found(*targets):
         path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
         options = ["-o", ".venv/.installed", f"PATH={path}", "BACKENDS=tensorflow jax"]
-        subprocess.run(["make", *options, target], cwd=ROOT, env={"PATH": path}, check=True, capture_output=True)
+        subprocess.run(["make", *options, *targets], cwd=ROOT, env={"PATH": path}, check=True, capture_output=True)
         lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
         return [
             (
@@ -67,10 +67,10 @@ def made(tmp_path):
     return found
 
 
-@pytest.mark.parametrize("target", ["test", "book"])
-def test_they_are_the_lines_of_make(runs, made, target):
-    invoke(target)
-    assert [([*map(str, arguments)], variables) for arguments, variables in runs] == made(target)
+@pytest.mark.parametrize("ours, theirs", [(["test"],) * 2, (["test", "--slow"], ["test", "SLOW=1"]), (["book"],) * 2])
+def test_they_are_the_lines_of_make(runs, made, ours, theirs):
+    invoke(*ours)
+    assert [([*map(str, arguments)], variables) for arguments, variables in runs] == made(*theirs)
 
 
 def test_it_ends_with_the_code_of_what_failed(monkeypatch, tmp_path):

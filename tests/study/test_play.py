@@ -70,6 +70,7 @@ def test_other_parameters_differ_from_the_committed_ones(notebook):
     assert others and all(set(values) <= set(committed) and values != committed for values in others)
 
 
+@pytest.mark.slow
 def test_quick_notebooks_run_with_other_parameters(tmp_path):
     quick = [name for name in PARAMETERS if name not in SLOW]
     printed = play(tmp_path, quick, LQS_FIGURES="")

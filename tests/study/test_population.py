@@ -125,6 +125,7 @@ def test_population_of_one(trained, tmp_path):
         assert values == pytest.approx(expected[name], rel=1e-3, abs=1e-3), name
 
 
+@pytest.mark.slow
 @needs_jax
 def test_statistics_of_integers_are_by_the_scales_that_were_measured(tmp_path):
     """No integer but those from -7 to 7 if the largest magnitude is 7 times the scale."""
@@ -146,6 +147,7 @@ def test_kept_network_is_that_of_the_record_and_of_its_own_strength(trained):
     assert records[0]["final"]["unique"] > 20 * records[2]["final"]["unique"]
 
 
+@pytest.mark.slow
 @needs_jax
 def test_pretrained_members_start_from_the_baseline_of_their_seed(tmp_path):
     configs = [digits_config(0.0, seed, regime="pretrained", epochs=1, learning_rate=1e-3) for seed in (1, 2)]
@@ -161,6 +163,7 @@ def test_pretrained_members_start_from_the_baseline_of_their_seed(tmp_path):
 # Resuming.
 
 
+@pytest.mark.slow
 @needs_jax
 def test_interrupted_population_gives_the_same_integers(trained, tmp_path, monkeypatch):
     """Killed after an epoch, and stopped after a record: the others then go on without those that have theirs."""
@@ -299,6 +302,7 @@ def pretend(monkeypatch):
     return populations
 
 
+@pytest.mark.slow
 @needs_jax
 def test_command_in_portions(call, tmp_path):
     """Without any time, each command trains one epoch or writes one record."""

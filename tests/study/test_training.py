@@ -122,6 +122,7 @@ def test_run_learns(nested):
     assert 1 < final["unique"] <= final["max"] - final["min"] + 1
 
 
+@pytest.mark.slow
 def test_shares_of_votes_are_recorded_and_change_nothing_else(nested, folders):
     """The thesis's rule, once as a method whose shares are recorded: all other fields are the same, bit for bit."""
     watched = run(digits_config("votes_ratio", 1e-9, epochs=2), *folders)
@@ -249,6 +250,7 @@ run(make_config("digits", "nested", 1e-9, "row", protocol="smoke", epochs=2), *m
 """
 
 
+@pytest.mark.slow
 @on_jax
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are chosen on Linux alone")
 def test_same_seed_gives_the_same_integers_in_another_process(nested, folders, tmp_path):
@@ -275,6 +277,7 @@ def test_run_with_a_hold_out(tmp_path):
     assert "test_accuracy" not in record["history"] and final["test_cross_entropy"] == final["test_loss"]
 
 
+@pytest.mark.slow
 @on_jax
 def test_run_with_soft_labels(pretrained, folders, tmp_path):
     config = pretrained[0].replace(method="difference", strength=1e-8, regime="scratch", distillation=0.5)
