@@ -14,7 +14,7 @@ from lqs.penalties import CodeLengthPenalty
 from lqs.scales import MIN_SCALE
 
 RAMP_STEPS, LONGEST_RAMP = 1400, 0.5  # in which the reference falls, and the largest share of the training that may be
-BUMP = 0.21  # logarithm of how much larger than the target the reference is halfway
+ABOVE = 0.42  # logarithm of how much larger than the target the reference would be at first
 LONG_RAMP = 0.1  # share of a ramp from which on a training counts as short
 INTEGRAL, PROPORTIONAL = 0.3, 1.0  # gains of the controller
 SPARSE_BITS = 0.4  # of the file per penalized parameter, below which scales are not moved
@@ -33,13 +33,14 @@ class TargetSize(keras.callbacks.Callback):
     The size is that of the file that `lqs.save` would write, counted from the integers and packed now and then; see
     `lqs.file.sizes.CountedSize`. With `t` the share of the training that is over, it follows the reference
 
-        target * (size at first / target) ** (max(0, 1 - t / ramp) ** 2) * exp(b sin(pi min(1, t / (1 - c))))
+        goal * (size at first / goal) ** (max(0, 1 - t / ramp) ** 2),    goal = target * exp(b max(0, 1 - t / (1 - c)))
 
-    whose ramp is 1,400 steps, or the first half of a short training. The last factor is for a target of less than 0.4
-    bits for each penalized parameter, as of a network with most elements zero, and 1 otherwise. Such a file shrinks by
-    itself while the learning rate decays, and what has once become zero hardly comes back, so that the size comes from
-    above. The shorter the training, the less, and the sooner it has the size: with `c = max(0, ramp - 0.1)`,
-    `b = 0.21 (1 - 2.5 c)`. With the error `e = log(size / reference)`, every update multiplies all rates by
+    whose ramp is 1,400 steps, or the first half of a short training. The goal is the target, but for a target of less
+    than 0.4 bits for each penalized parameter, as of a network with most elements zero. Such a file shrinks by itself
+    while the learning rate decays, and what has once become zero hardly comes back, so that the size comes from above,
+    as it does at a constant rate. The shorter the training, the less, and the sooner it has the size: with
+    `c = max(0, ramp - 0.1)`, `b = 0.42 (1 - 2.5 c)`. With the error `e = log(size / reference)`, every update
+    multiplies all rates by
 
         exp(0.3 e + e - e of the update before)
 
@@ -138,7 +139,7 @@ class TargetSize(keras.callbacks.Callback):
         num_steps = self.params["epochs"] * (self.params["steps"] or 0)
         self.ramp = min(LONGEST_RAMP, RAMP_STEPS / max(num_steps, 1))
         self.short = max(0.0, self.ramp - LONG_RAMP)
-        self.bump = 0.0 if self._is_dense(self.target) else BUMP * (1 - self.short / (LONGEST_RAMP - LONG_RAMP))
+        self.above = 0.0 if self._is_dense(self.target) else ABOVE * (1 - self.short / (LONGEST_RAMP - LONG_RAMP))
         self.error, self.next_update, self.landings = 0.0, 1, list(LANDINGS)
         self.history: list[tuple[float, int, float, float]] = []
         # Keras calls its own `History` after all callbacks that it is given: what these restore has been restored then.
@@ -247,6 +248,7 @@ class TargetSize(keras.callbacks.Callback):
         error_at(min(tried)[1])
 
     def _reference(self, share: float) -> float:
-        left = 0.0 if self.is_held else max(0.0, 1 - share / self.ramp) ** 2
-        above = 0.0 if self.is_held else self.bump * math.sin(math.pi * min(1.0, share / (1 - self.short)))
-        return self.target * (self.first_size / self.target) ** left * math.exp(above)
+        if self.is_held:
+            return self.target
+        goal = self.target * math.exp(self.above * max(0.0, 1 - share / (1 - self.short)))
+        return goal * (self.first_size / goal) ** (max(0.0, 1 - share / self.ramp) ** 2)

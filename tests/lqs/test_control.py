@@ -187,7 +187,7 @@ def test_history_follows_from_sizes_alone(monkeypatch):
     shares, sizes, references, found = np.transpose(callback.history)
     # Of 64 steps, the first at or after each twentieth: 3.2, 6.4, 9.6, ...
     np.testing.assert_allclose(shares, np.ceil(3.2 * np.arange(1, 21) - 1e-9) / 64)
-    expected = 900 * (first / 900) ** (np.maximum(1 - shares / 0.5, 0) ** 2)  # without a bump in so short a training
+    expected = 900 * (first / 900) ** (np.maximum(1 - shares / 0.5, 0) ** 2)  # from no further above in so short a training
     np.testing.assert_allclose(references, expected, rtol=1e-3)  # digits of rates are in the header
     rate, before = 1e-6 * ratio**2.5, 0.0
     for size, reference, after in zip(sizes, references, found, strict=True):
@@ -475,6 +475,7 @@ def test_size_comes_from_above_in_a_long_training_of_a_sparse_network(epochs, sp
     callback.on_train_begin()
     left = max(0, 1 - 0.5 / callback.ramp) ** 2 * math.log(callback.first_size / 700)
     assert math.log(callback._reference(0.5) / 700) - left == pytest.approx(expected, abs=1e-12)
+    assert callback._reference(0.0) == pytest.approx(callback.first_size)
     assert callback._reference(1.0) == pytest.approx(700)
 
 
