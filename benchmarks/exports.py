@@ -4,7 +4,7 @@
 
 Needs the `export` extra and the data set, and writes or replaces the rows of each network in `data/exports.csv`. The id
 of the run tells which images the network was trained on, and how they were scaled. With `--lqs`, only `.lqs` files are
-written: what floats of 16 bits change.
+written, and rows of other formats stay: what floats of 16 bits change, and another coder.
 """
 
 import os
@@ -117,10 +117,13 @@ def main():
     parser.add_argument("paths", nargs="+", type=Path, metavar="FILE", help=".lqs file named by the id of its run")
     parser.add_argument("--lqs", action="store_true", help="write .lqs files only")
     arguments = parser.parse_args()
-    old = pd.read_csv(TABLE, keep_default_na=False) if TABLE.exists() else pd.DataFrame({"id": []})
+    old = pd.read_csv(TABLE, keep_default_na=False) if TABLE.exists() else pd.DataFrame({"id": [], "format": []})
     for path in arguments.paths:
         new = pd.DataFrame(rows_of(path, arguments.lqs))
-        old = pd.concat([old[old["id"] != path.stem], new]).sort_values(["dataset", "id"], kind="stable")
+        is_new = (old["id"] == path.stem) & old["format"].isin(new["format"])
+        formats = list(dict.fromkeys([*new["format"], *old["format"]]))
+        rank = {"key": lambda column: column.map(formats.index) if column.name == "format" else column}
+        old = pd.concat([old[~is_new], new]).sort_values(["dataset", "id", "format"], kind="stable", **rank)
         old.astype({"bytes": int}).round({"accuracy": 4, "same_class": 4}).to_csv(TABLE, index=False)
 
 

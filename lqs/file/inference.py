@@ -8,10 +8,10 @@ import numpy as np
 from lqs._keras import get_input_signature
 from lqs.file.configuration import PREFIX, mapped
 from lqs.inspection import nested_layers, to_numpy
-from lqs.rules import Frozen
 
 FOR_TRAINING = ("_initializer", "_regularizer", "_constraint")  # ends of arguments of layers
 GRAPHS = ("Functional", "Sequential")
+FROZEN = {"class_name": "Frozen", "config": {}, "registered_name": f"{PREFIX}Frozen"}  # it has no arguments
 
 
 def check_for_inference(model):
@@ -126,15 +126,10 @@ def _for_inference(part):
     if name == f"{PREFIX}NestedQuantization":
         part = {key: value for key, value in part.items() if key != "build_config"}
         config = {key: value for key, value in config.items() if key != "parametrization"}
-        config |= {"name": "nested_quantization", "rule": _frozen(), "penalty": None}
+        config |= {"name": "nested_quantization", "rule": FROZEN, "penalty": None}
     elif part.get("module") == "keras.layers" or name.startswith(PREFIX):
         config = {key: value for key, value in config.items() if not key.endswith(FOR_TRAINING)}
     elif part["class_name"] in GRAPHS and isinstance(config.get("layers"), list):
         layers = [{key: value for key, value in layer.items() if key != "build_config"} for layer in config["layers"]]
         config = {**config, "layers": layers}
     return {**part, "config": config}
-
-
-def _frozen():
-    rule = keras.saving.serialize_keras_object(Frozen(name="frozen"))
-    return {key: value for key, value in rule.items() if key != "module"} | {"class_name": "Frozen"}
