@@ -53,7 +53,14 @@ PROTOCOLS: dict[str, dict[str, dict]] = {
     # Networks of the field's tables, each under a protocol of its name; 5,000 training images choose.
     "lenet_300_100": {"mnist": {**FRONTIER, "network": "lenet_300_100", "epochs": 45, "learning_rate": 4e-3}},
     "lenet_5_caffe": {
-        "mnist": {**FRONTIER, "network": "lenet_5_caffe", "epochs": 50, "learning_rate": 3e-3, **ON_A_CPU},
+        "mnist": {
+            **FRONTIER,
+            **ON_A_CPU,
+            "network": "lenet_5_caffe",
+            "epochs": 50,
+            "learning_rate": 3e-3,
+            "batch_size": 512,
+        },
     },
     "resnet_20": {
         "cifar10": {**FRONTIER, "network": "resnet_20", "epochs": 100, "learning_rate": 2e-3, "image_size": 32},
