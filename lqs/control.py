@@ -17,7 +17,8 @@ RAMP_STEPS, LONGEST_RAMP = 1400, 0.5  # in which the reference falls, and the la
 ABOVE = 0.42  # logarithm of how much larger than the target the reference would be at first
 LONG_RAMP = 0.1  # share of a ramp from which on a training counts as short
 INTEGRAL, PROPORTIONAL = 0.3, 1.0  # gains of the controller
-SPARSE_BITS = 0.4  # of the file per penalized parameter, below which scales are not moved
+SPARSE_BITS = 0.4  # of the file per penalized parameter, below which scales are not made larger
+FINE_BITS = 2.0  # the same, below which they are not made smaller
 FIRST_RATE, FIRST_EXPONENT = 1e-6, 2.5  # of the rate that training starts from, by the ratio
 LARGEST_FIRST_RATE = 0.3  # more of it makes too much zero in the first epoch, before the size can tell
 RATE_RANGE = 100.0  # how far from where it starts a rate may go, either way
@@ -35,12 +36,10 @@ class TargetSize(keras.callbacks.Callback):
 
         goal * (size at first / goal) ** (max(0, 1 - t / ramp) ** 2),    goal = target * exp(b max(0, 1 - t / (1 - c)))
 
-    whose ramp is 1,400 steps, or the first half of a short training. The goal is the target, but for a target of less
-    than 0.4 bits for each penalized parameter, as of a network with most elements zero. Such a file shrinks by itself
-    while the learning rate decays, and what has once become zero hardly comes back, so that the size comes from above,
-    as it does at a constant rate. The shorter the training, the less, and the sooner it has the size: with
-    `c = max(0, ramp - 0.1)`, `b = 0.42 (1 - 2.5 c)`. With the error `e = log(size / reference)`, every update
-    multiplies all rates by
+    whose ramp is 1,400 steps, or the first half of a short training. A file shrinks by itself while the learning rate
+    decays, and what has once become zero hardly comes back, so that the size comes from above, as it does at a constant
+    rate. The shorter the training, the less, and the sooner it has the size: with `c = max(0, ramp - 0.1)`,
+    `b = 0.42 (1 - 2.5 c)`. With the error `e = log(size / reference)`, every update multiplies all rates by
 
         exp(0.3 e + e - e of the update before)
 
@@ -53,8 +52,10 @@ class TargetSize(keras.callbacks.Callback):
     the size lags behind the reference by 5 % in two updates in a row, the scales of all penalized parameters are
     therefore multiplied by the one factor with which the file has the size of the reference; at 80, 85, 90, 95 and
     100 % of the training they always are. Where the file has less than 0.4 bits for each of these parameters, too many
-    others would become zero at once with a larger scale: there scales are moved at the end only, and only if the size
-    is missed. The same holds after the ramp where the target has less than 0.4.
+    others would become zero at once with a larger scale: there scales are moved at the end only, and only if the file is
+    too large. The same holds after the ramp where the target has less than 0.4. With a smaller scale, elements would
+    leave zero that the loss never saw there: a file of less than 2 bits for each that is smaller than asked for stays
+    so.
 
     Moved scales change what batch normalization sees, and its moving averages follow in some hundreds of steps only.
     In a short training, scales therefore go most of their way in its first half.
@@ -139,7 +140,7 @@ class TargetSize(keras.callbacks.Callback):
         num_steps = self.params["epochs"] * (self.params["steps"] or 0)
         self.ramp = min(LONGEST_RAMP, RAMP_STEPS / max(num_steps, 1))
         self.short = max(0.0, self.ramp - LONG_RAMP)
-        self.above = 0.0 if self._is_dense(self.target) else ABOVE * (1 - self.short / (LONGEST_RAMP - LONG_RAMP))
+        self.above = ABOVE * (1 - self.short / (LONGEST_RAMP - LONG_RAMP))
         self.error, self.next_update, self.landings = 0.0, 1, list(LANDINGS)
         self.history: list[tuple[float, int, float, float]] = []
         # Keras calls its own `History` after all callbacks that it is given: what these restore has been restored then.
@@ -208,16 +209,18 @@ class TargetSize(keras.callbacks.Callback):
             penalty.rate.assign(min(max(factor * float(penalty.rate), self.lowest), self.highest))
         if share >= self.landings[0]:
             self.landings = [later for later in self.landings if later > share] or [math.inf]
-            if self._is_dense(size) or (share >= 1 and abs(error) > LAST_TOLERANCE * self.tolerance):
+            is_missed = share >= 1 and error > LAST_TOLERANCE * self.tolerance
+            if is_missed or self._has_bits(size, SPARSE_BITS if error > 0 else FINE_BITS):
                 self._land(reference, is_last=share >= 1)
-        elif min(error, self.error) > LARGEST_LAG and self._is_dense(size if share <= self.ramp else self.target):
-            self._land(reference, is_last=False)
+        elif min(error, self.error) > LARGEST_LAG:
+            if self._has_bits(size if share <= self.ramp else self.target, SPARSE_BITS):
+                self._land(reference, is_last=False)
         self.error = error
         self.history.append((share, size, reference, float(self.penalties[0].rate)))
 
-    def _is_dense(self, size: float) -> bool:
-        """Return whether scales may be moved: in a sparse network too many elements would become zero at once."""
-        return 8 * size > SPARSE_BITS * sum(layer.size for layer in nested_layers(self.model) if layer.penalty)
+    def _has_bits(self, size: float, bits: float) -> bool:
+        """Return whether a file has more bits for each penalized parameter."""
+        return 8 * size > bits * sum(layer.size for layer in nested_layers(self.model) if layer.penalty)
 
     def _land(self, reference: float, is_last: bool) -> None:
         """Multiply the scales of all penalized parameters by the factor with which the file has the size `reference`.

@@ -465,10 +465,9 @@ def test_ramp_is_a_number_of_steps_or_half_of_a_short_training():
         assert callback.ramp == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("epochs, sparse_bits, expected", [(1000, 99.0, 0.21), (1000, 0.0, 0.0), (10, 99.0, 0.0)])
-def test_size_comes_from_above_in_a_long_training_of_a_sparse_network(epochs, sparse_bits, expected, monkeypatch):
+@pytest.mark.parametrize("epochs, expected", [(1000, 0.21), (10, 0.0)])
+def test_size_comes_from_above_in_a_long_training(epochs, expected):
     """Halfway, by exp(0.21), where the ramp is 1,400 of 16,000 steps; not in the longest ramp, of 80 of 160 steps."""
-    monkeypatch.setattr(control, "SPARSE_BITS", sparse_bits)
     callback = lqs.TargetSize(bytes=700)
     callback.set_model(network())
     callback.set_params({"epochs": epochs, "steps": NUM_STEPS})
@@ -477,6 +476,20 @@ def test_size_comes_from_above_in_a_long_training_of_a_sparse_network(epochs, sp
     assert math.log(callback._reference(0.5) / 700) - left == pytest.approx(expected, abs=1e-12)
     assert callback._reference(0.0) == pytest.approx(callback.first_size)
     assert callback._reference(1.0) == pytest.approx(700)
+
+
+def test_a_file_that_is_smaller_than_asked_for_stays_so_where_most_elements_are_zero(monkeypatch):
+    """Smaller scales would take elements out of zero that the loss never saw there: MNIST fell from 98.4 to 96.4 %."""
+    model = network()
+    model.optimizer.learning_rate = 0.0
+    size, before = file_bytes(model), values(model)
+    monkeypatch.setattr(control, "FINE_BITS", 99.0)
+    callback = lqs.TargetSize(bytes=1.2 * size)
+    with pytest.warns(UserWarning, match="The file takes .* and .* were asked for: start from a smaller"):
+        fit(model, callback)
+    scales = [to_numpy(quantizer.scale) for _, quantizer in quantized_parameters(model)]
+    np.testing.assert_allclose([float(scale.squeeze()) for scale in scales], 0.02, rtol=1e-6)
+    np.testing.assert_array_equal(before[0], values(model)[0])
 
 
 @pytest.mark.parametrize("threshold", [0.0, 99.0], ids=["dense", "sparse"])
