@@ -21,7 +21,8 @@ MEASURED = ("min_max", "stochastic", "sinreq", "deep_hoyer", "quant_noise", "wav
 # Version 4: `TargetSize` starts from the request and lands by moving scales: runs with a target are other runs.
 # Versions 5 and 6: `TargetSize` moves scales earlier where rates cannot follow; and files are smaller by the coding
 # `mixing`, so that the same size is another network. In 5, rates started from half as much.
-# Version 7: rates start from 0.3 at most, and small sizes come from above as they do at a constant rate.
+# Version 7: rates start from 0.3 at most, sizes come from above as they do at a constant rate, and no scale is made
+# smaller where most elements are zero.
 CHANGED_IN = dict.fromkeys(MEASURED, 2)
 TARGETS_CHANGED_IN = 7
 
