@@ -108,7 +108,7 @@ def test_shorter_protocol_on_mnist_has_the_seeds_of_the_long_one(grid):
     "batch, network, ratios, seeds",
     [
         ("lenet-300-100", "lenet_300_100", (200, 250, 300, 350), range(42, 47)),
-        ("lenet-5", "lenet_5_caffe", (900, 1050, 1200, 1350), range(42, 45)),
+        ("lenet-5", "lenet_5_caffe", (600, 900), range(42, 45)),
     ],
 )
 def test_batches_of_the_fields_networks_ask_for_sizes(grid, batch, network, ratios, seeds):

@@ -28,7 +28,7 @@ from study.protocols import PROTOCOLS, protocol_fields, scheduled_learning_rate
         ),
         ("smoke", "digits", {"epochs": 10, "batch_size": 32, "learning_rate": 8e-3}),
         ("lenet_300_100", "mnist", {"epochs": 45, "batch_size": 128, "learning_rate": 4e-3, "schedule": "cosine"}),
-        ("lenet_5_caffe", "mnist", {"epochs": 50, "batch_size": 128, "learning_rate": 3e-3, "schedule": "cosine"}),
+        ("lenet_5_caffe", "mnist", {"epochs": 50, "batch_size": 512, "learning_rate": 3e-3, "schedule": "cosine"}),
         ("resnet_20", "cifar10", {"epochs": 100, "batch_size": 128, "learning_rate": 2e-3, "image_size": 32}),
     ],
 )

@@ -150,7 +150,7 @@ def test_record_of_an_earlier_version_is_stale(tmp_path, monkeypatch):
     assert read_record(config_of(old), tmp_path) == old
 
 
-@pytest.mark.parametrize("target, version, expected", [(None, 5, False), (20, 5, True), (20, 6, False)])
+@pytest.mark.parametrize("target, version, expected", [(None, 6, False), (20, 6, True), (20, 7, False)])
 def test_record_of_a_superseded_target_is_stale(target, version, expected):
     record = make_record()
     record["config"]["target_ratio"], record["environment"]["records_version"] = target, version
