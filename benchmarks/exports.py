@@ -121,9 +121,7 @@ def main():
     for path in arguments.paths:
         new = pd.DataFrame(rows_of(path, arguments.lqs))
         is_new = (old["id"] == path.stem) & old["format"].isin(new["format"])
-        formats = list(dict.fromkeys([*new["format"], *old["format"]]))
-        rank = {"key": lambda column: column.map(formats.index) if column.name == "format" else column}
-        old = pd.concat([old[~is_new], new]).sort_values(["dataset", "id", "format"], kind="stable", **rank)
+        old = pd.concat([new, old[~is_new]]).sort_values(["dataset", "id"], kind="stable")
         old.astype({"bytes": int}).round({"accuracy": 4, "same_class": 4}).to_csv(TABLE, index=False)
 
 

@@ -52,10 +52,10 @@ class TargetSize(keras.callbacks.Callback):
     the size lags behind the reference by 5 % in two updates in a row, the scales of all penalized parameters are
     therefore multiplied by the one factor with which the file has the size of the reference; at 80, 85, 90, 95 and
     100 % of the training they always are. Where the file has less than 0.4 bits for each of these parameters, too many
-    others would become zero at once with a larger scale: there scales are moved at the end only, and only if the file is
-    too large. The same holds after the ramp where the target has less than 0.4. With a smaller scale, elements would
-    leave zero that the loss never saw there: a file of less than 2 bits for each that is smaller than asked for stays
-    so.
+    others would become zero at once with a larger scale: there scales are moved at the end only, and only if the file
+    is too large. The same holds after the ramp where the target has less than 0.4. With a smaller scale, elements would
+    leave zero that the loss never saw elsewhere: a file of less than 2 bits for each that is smaller than asked for
+    stays so.
 
     Moved scales change what batch normalization sees, and its moving averages follow in some hundreds of steps only.
     In a short training, scales therefore go most of their way in its first half.
@@ -212,9 +212,10 @@ class TargetSize(keras.callbacks.Callback):
             is_missed = share >= 1 and error > LAST_TOLERANCE * self.tolerance
             if is_missed or self._has_bits(size, SPARSE_BITS if error > 0 else FINE_BITS):
                 self._land(reference, is_last=share >= 1)
-        elif min(error, self.error) > LARGEST_LAG:
-            if self._has_bits(size if share <= self.ramp else self.target, SPARSE_BITS):
-                self._land(reference, is_last=False)
+        elif min(error, self.error) > LARGEST_LAG and self._has_bits(
+            size if share <= self.ramp else self.target, SPARSE_BITS
+        ):
+            self._land(reference, is_last=False)
         self.error = error
         self.history.append((share, size, reference, float(self.penalties[0].rate)))
 

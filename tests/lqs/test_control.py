@@ -185,7 +185,7 @@ def test_history_follows_from_sizes_alone(monkeypatch):
     with pytest.warns(UserWarning, match="The file takes"):
         fit(model, callback, epochs=4)
     shares, sizes, references, found = np.transpose(callback.history)
-    # Of 64 steps, the first at or after each twentieth: 3.2, 6.4, 9.6, ... In so short a training, the goal is the target.
+    # Of 64 steps, the first at or after each twentieth: 3.2, 6.4, 9.6, ... So short a training aims at the target.
     np.testing.assert_allclose(shares, np.ceil(3.2 * np.arange(1, 21) - 1e-9) / 64)
     expected = 900 * (first / 900) ** (np.maximum(1 - shares / 0.5, 0) ** 2)
     np.testing.assert_allclose(references, expected, rtol=1e-3)  # digits of rates are in the header
