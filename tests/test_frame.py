@@ -120,7 +120,7 @@ def test_citation_has_the_version_of_the_package():
 def test_ci_runs_the_tests():
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
-    assert "make test" in script.read_text().splitlines()
+    assert "make test SLOW=1" in script.read_text().splitlines()
 
 
 def test_contributing_is_short():

@@ -64,6 +64,7 @@ STUDY = """
     gpu
     digits
     comparison
+    claims
     styles
     figures
     diagrams
