@@ -25,7 +25,7 @@ RATE_RANGE = 100.0  # how far from where it starts a rate may go, either way
 LANDINGS = (0.8, 0.85, 0.9, 0.95, 1.0)  # shares of the training at which scales are moved
 LARGEST_LAG = 0.05  # of the logarithm of the size behind the reference, from which on scales are moved before that
 LARGEST_MOVE, NUM_TRIALS, CLOSE = math.log(4.0), 8, 0.002  # of the logarithm of a factor; and of the size
-LAST_TOLERANCE = 0.95  # of the tolerance: what is missed by more at the end is moved
+LAST_TOLERANCE = 0.95  # of the tolerance: what is larger by more at the end is moved
 
 
 class TargetSize(keras.callbacks.Callback):
@@ -45,8 +45,8 @@ class TargetSize(keras.callbacks.Callback):
 
     a proportional-integral controller of the logarithm of the rate. The rates of `lqs.CodeLengthPenalty` start from
     `min(0.3, 1e-6 * ratio**2.5)`, near which our networks on MNIST end beside cross-entropy, in the proportions that
-    they have; those of other penalties from what they are. Small networks for large ratios end above 0.3, but would
-    become zero as a whole if they started there.
+    they have; those of other penalties from what they are. Where the ratio is in the hundreds they end above 0.3, but a
+    network that started there could become zero as a whole.
 
     A rate acts by way of the learning rate: not at all when that has decayed, and too slowly in a short training. Where
     the size lags behind the reference by 5 % in two updates in a row, the scales of all penalized parameters are
@@ -209,8 +209,8 @@ class TargetSize(keras.callbacks.Callback):
             penalty.rate.assign(min(max(factor * float(penalty.rate), self.lowest), self.highest))
         if share >= self.landings[0]:
             self.landings = [later for later in self.landings if later > share] or [math.inf]
-            is_missed = share >= 1 and error > LAST_TOLERANCE * self.tolerance
-            if is_missed or self._has_bits(size, SPARSE_BITS if error > 0 else FINE_BITS):
+            is_too_large = share >= 1 and error > LAST_TOLERANCE * self.tolerance
+            if is_too_large or self._has_bits(size, SPARSE_BITS if error > 0 else FINE_BITS):
                 self._land(reference, is_last=share >= 1)
         elif min(error, self.error) > LARGEST_LAG and self._has_bits(
             size if share <= self.ramp else self.target, SPARSE_BITS

@@ -26,7 +26,7 @@ from lqs.rules import GradientRatio, StraightThrough
 L = keras.layers
 MODELS = Path(__file__).parents[2] / "data" / "models"
 KEPT = ("name", "shape", "dtype", "min", "max", "scale")  # in every order of the axes
-FILES = [  # those of the convolutional networks take seconds each
+FILES = [  # the large ones take seconds each
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stat().st_size > 80_000 else [])
     for path in sorted(MODELS.rglob("*.lqs"))
 ]

@@ -210,7 +210,7 @@ def test_rates_start_from_the_ratio_in_the_proportions_that_they_have():
 
 
 def test_rates_do_not_start_from_more_than_a_training_survives(monkeypatch):
-    """By the ratio alone, LeNet-5 for a file 1,200 times smaller began at 50, and was zero after an epoch."""
+    """By the ratio alone, a file 1,200 times smaller would have begun at a rate of 50."""
     monkeypatch.setattr(control, "LARGEST_FIRST_RATE", 1e-5)
     model, callback = network(), lqs.TargetSize(ratio=7)
     callback.set_model(model)
@@ -479,7 +479,7 @@ def test_size_comes_from_above_in_a_long_training(epochs, expected):
 
 
 def test_a_file_that_is_smaller_than_asked_for_stays_so_where_most_elements_are_zero(monkeypatch):
-    """Smaller scales would take elements out of zero that the loss never saw there: MNIST fell from 98.4 to 96.4 %."""
+    """Smaller scales would take elements out of zero that the loss never saw elsewhere."""
     model = network()
     model.optimizer.learning_rate = 0.0
     size, before = file_bytes(model), values(model)
