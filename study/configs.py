@@ -174,11 +174,6 @@ class Config(Part):
                 "Argument `distillation` must be 0 where images are augmented. "
                 f"Received: distillation={self.training.distillation!r}, image_size={self.data.image_size!r}"
             )
-        if self.training.distillation and self.data.holdout is not None:
-            raise ValueError(
-                "Argument `distillation` must be 0 with a hold-out, since labels of the test set are numbers. "
-                f"Received: distillation={self.training.distillation!r}, holdout={self.data.holdout!r}"
-            )
         return self
 
     @classmethod
@@ -301,6 +296,6 @@ def make_config(
 def float_config(config):
     """Return the configuration of the float baseline of `config`: same network, protocol, seed and backend."""
     kept = {"network", "epochs", "batch_size", "learning_rate", "epsilon", "backend", "schedule"}
-    kept |= {"image_size", "input_scale", "precision", "l2"}
+    kept |= {"image_size", "input_scale", "precision", "l2", "holdout"}
     overrides = {name: value for name, value in config.flat().items() if name in kept}
     return make_config(config.data.dataset, "float", seed=config.seed, protocol=config.protocol, **overrides)

@@ -111,7 +111,10 @@ def _on_the_test_set(config, model):
     """Return the loss and the metrics of a trained model on the test set, `{}` if this was what validated."""
     if config.data.holdout is None:
         return {}
-    examples = batches(config, load_dataset(config.replace(holdout=None)))["validation_data"]
+    dataset = load_dataset(config.replace(holdout=None))
+    if config.training.distillation:
+        dataset = dataclasses.replace(dataset, y_test=_one_hot(dataset.y_test, dataset.num_classes))
+    examples = batches(config, dataset)["validation_data"]
     if isinstance(examples, tuple):
         values = model.evaluate(*examples, VALIDATION_BATCH_SIZE, verbose=0, return_dict=True)
     else:
@@ -132,9 +135,13 @@ def with_soft_labels(config, dataset, root=RUNS, weights=WEIGHTS):
     teacher.set_weights(_baseline_weights(config, root, weights))
     logits = teacher.predict(batches(config, dataset)["x"], VALIDATION_BATCH_SIZE, verbose=0)
     answers = keras.ops.convert_to_numpy(keras.ops.softmax(logits / DISTILLATION_TEMPERATURE))
-    one_hot = np.eye(dataset.num_classes, dtype="float32")
-    y_train = (1 - share) * one_hot[dataset.y_train] + share * answers
-    return dataclasses.replace(dataset, y_train=y_train.astype("float32"), y_test=one_hot[dataset.y_test])
+    y_train = (1 - share) * _one_hot(dataset.y_train, dataset.num_classes) + share * answers
+    y_test = _one_hot(dataset.y_test, dataset.num_classes)
+    return dataclasses.replace(dataset, y_train=y_train.astype("float32"), y_test=y_test)
+
+
+def _one_hot(labels, num_classes):
+    return np.eye(num_classes, dtype="float32")[labels]
 
 
 def make_model(config, input_shape, num_classes, root=RUNS, weights=WEIGHTS):

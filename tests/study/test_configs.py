@@ -182,10 +182,9 @@ def test_augmented_images_have_no_soft_labels():
         make_config("mnist", "float", distillation=0.5, image_size=32)
 
 
-def test_soft_labels_have_no_hold_out():
-    message = "`distillation` must be 0 with a hold-out, .* Received: distillation=0.5, holdout=300"
-    with pytest.raises(ValueError, match=message):
-        make_config("mnist", "float", distillation=0.5, holdout=300)
+def test_the_float_baseline_never_sees_what_is_held_out():
+    config = make_config("mnist", "difference", 1e-8, holdout=300, distillation=0.5)
+    assert float_config(config).data.holdout == 300
 
 
 def test_float_config_is_its_own():

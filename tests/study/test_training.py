@@ -288,6 +288,17 @@ def test_run_with_soft_labels(pretrained, folders, tmp_path):
     )  # soft labels have entropy
 
 
+@pytest.mark.slow
+@on_jax
+def test_run_with_soft_labels_and_a_hold_out(folders, tmp_path):
+    config = digits_config(method="difference", strength=1e-8, holdout=300, distillation=0.5)
+    record = training.train(config, tmp_path, tmp_path)
+    digits, model = load_dataset(config.replace(holdout=None)), load(weights_path(config, tmp_path))
+    logits = model.predict(digits.x_test.astype("float32"), verbose=0)
+    expected = np.mean(logits.argmax(axis=1) == digits.y_test)
+    assert record["final"]["test_accuracy"] == pytest.approx(expected, abs=1e-6)
+
+
 @on_jax
 def test_baseline_is_used_again(pretrained, folders, monkeypatch):
     config, _ = pretrained
