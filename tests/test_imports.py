@@ -217,8 +217,8 @@ def registered_classes():
     "imports",
     [
         "import keras; import lqs",
-        "import lqs; import keras; lqs.quantize",
-        "import keras; from lqs.rules import Frozen",
+        pytest.param("import lqs; import keras; lqs.quantize", marks=pytest.mark.slow),
+        pytest.param("import keras; from lqs.rules import Frozen", marks=pytest.mark.slow),
     ],
 )
 def test_every_class_is_registered(imports):

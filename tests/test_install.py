@@ -78,10 +78,12 @@ def test_wheel_holds_the_library_alone(wheel):
     assert {name for name in names if ".dist-info/" not in name} == {str(path.relative_to(ROOT)) for path in sources}
 
 
+@pytest.mark.slow
 def test_quantize_fit_save_load(installed):
     assert installed.name == "__init__.py" and ROOT not in installed.parents
 
 
+@pytest.mark.slow
 def test_info(run, installed):
     assert run("from lqs.cli import main; main()", "info", "model.lqs").startswith("Sequential of ")
 
@@ -90,6 +92,7 @@ def test_study_is_not_installed(run):
     assert run("import importlib.util; print(importlib.util.find_spec('study'))").strip() == "None"
 
 
+@pytest.mark.slow
 def test_reader_needs_numpy_alone(run, installed):
     code = """
 import sys

@@ -108,7 +108,7 @@ def test_integers_that_the_thesis_would_have_wrapped_are_named(model):
 
 
 @pytest.mark.once  # the same integers are coded on every backend
-@pytest.mark.parametrize("network", ["dense", "cifar10"])
+@pytest.mark.parametrize("network", ["dense", pytest.param("cifar10", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("spread", [0.5, 30, 3000])
 def test_file_is_as_small_as_entropy_allows(network, spread, rng):
     shape = {"dense": (28, 28, 1), "cifar10": (32, 32, 3)}[network]
@@ -135,6 +135,7 @@ def test_nothing_is_decoded_and_nothing_coded_twice(count, model, monkeypatch):
     assert len(coded) == len(set(coded))
 
 
+@pytest.mark.slow
 def test_counted_size_follows_the_packed_one(rng):
     """Within half a percent, over a range of sizes, of which it packs few; exactly that of what has not changed."""
     network = keras.Sequential([keras.Input((64,)), keras.layers.Dense(128), keras.layers.Dense(10)])

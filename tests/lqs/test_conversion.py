@@ -126,8 +126,10 @@ LOG |= {"initial_scale": COARSE, "parametrization": "log"}
 
 @pytest.mark.parametrize(
     "kinds, kernel, bias, compiling",
-    [(BRANCHES, LINEAR, LOG, UNTRACED), (["Embedding, LSTM", "MultiHeadAttention"], LOG, LINEAR, TRACED)],
-    ids=["all", "some"],
+    [
+        pytest.param(BRANCHES, LINEAR, LOG, UNTRACED, id="all", marks=pytest.mark.slow),
+        pytest.param(["Embedding, LSTM", "MultiHeadAttention"], LOG, LINEAR, TRACED, id="some"),
+    ],
 )
 def test_fit_save_load_and_dequantize(kinds, kernel, bias, compiling, rng, reload):
     """Four steps of Adam; the later ones are smaller where the range of the integers has become small."""

@@ -188,7 +188,9 @@ def made(kind, rng):
 
 
 @OWN_COMPILE
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in ("U-Net", "recurrent") else ()) for kind in KINDS]
+)
 def test_quantize_train_save_load_dequantize(kind, rng, tmp_path):
     model, x = made(kind, rng)
     exact = quantize(model, fine)

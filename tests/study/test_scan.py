@@ -28,7 +28,9 @@ def trained(model, rng):
     return history, [np.asarray(variable.value) for variable in model.variables + model.optimizer.variables]
 
 
-@pytest.mark.parametrize("settings", [{"preset": "compact"}, {"preset": "stochastic", "bits": 4}])
+@pytest.mark.parametrize(
+    "settings", [{"preset": "compact"}, pytest.param({"preset": "stochastic", "bits": 4}, marks=pytest.mark.slow)]
+)
 def test_every_bit_is_that_of_fit(settings):
     expected_history, expected = trained(network(**settings), np.random.default_rng(0))
     model = network(**settings)
