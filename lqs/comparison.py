@@ -69,7 +69,7 @@ def compare(model: keras.Model, small: keras.Model, x: Any) -> "pd.DataFrame":
     expected = outputs["model"]
     rows = {
         name: {
-            "agreement": 1.0 - change_of_outputs([expected], [arrays]),
+            "agreement": 1.0 - change_of_outputs([expected], [arrays], "predictions"),
             "largest_difference": max(
                 float(np.abs(a - b).max(initial=0.0)) for a, b in zip(expected, arrays, strict=True)
             ),

@@ -1,5 +1,8 @@
 """`lqs.compress`: a small network from a float one, without labels and without training."""
 
+import functools
+import warnings
+
 import keras
 import numpy as np
 
@@ -7,6 +10,8 @@ from lqs.compression.examples import batches_of
 from lqs.compression.layerwise import Network
 from lqs.compression.search import Search
 from lqs.file.sizes import file_bytes, fp32_bytes
+
+MEASURES = ("predictions", "error")
 
 
 def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=None, verbose=False, inference_only=False):
@@ -32,18 +37,23 @@ def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=Non
             `keras.utils.PyDataset`, `tf.data.Dataset` or generator of batches (of which 4,096 examples are read; labels
             are left out). A third of them is held out to measure the change. `None` compresses by random inputs, which
             is worse, for `ratio` and `bytes` only.
-        max_change: the largest change of the outputs, between 0 and 1: the share of examples whose largest output is
-            another one; for outputs of one unit the error, relative to the outputs' norm.
+        max_change: the largest change of the outputs, between 0 and 1, as `measure` says.
         ratio: how many times smaller than the parameters in float32 the `.lqs` file is to be.
         bytes: how many bytes the file is to have at most. It will have at least 98 % of them, if any rounding has.
-        measure: function of two lists of arrays, the outputs of the float and of the quantized model, that
-            returns another number for `max_change`.
+        measure: what `max_change` is of. `"predictions"`: the share of examples whose largest output is another one,
+            for scores of classes. `"error"`: the norm of the difference of the outputs over that of the outputs, for
+            regression and embeddings, and always for outputs of one unit. `None` takes the first, but the second where
+            the float model has the same largest output for all examples. Or a function of two lists of batches of
+            arrays, the outputs of the float and of the quantized model, that returns a number.
         verbose: whether to print a line for each trial, and for each parameter of the result.
         inference_only: whether sizes are those of `lqs.save(..., inference_only=True)`. The result is the same kind of
             model either way.
 
     Returns:
         A model like those of `lqs.quantize`.
+
+    Warns:
+        UserWarning: if so few examples are held out that a single one which changes is more than `max_change`.
 
     Raises:
         ValueError: if not exactly one of `max_change`, `ratio` and `bytes` is given, or no model meets it; the message
@@ -60,14 +70,19 @@ def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=Non
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"Argument `model` must be a built Keras model. Received: model={model!r}")
     name, value = _request(max_change, ratio, bytes)
+    if measure is not None and measure not in MEASURES and not callable(measure):
+        raise ValueError(f"Argument `measure` must be one of {MEASURES} or a function. Received: measure={measure!r}")
     if x is None and name == "max_change":
         raise ValueError("Argument `x` must be given for `max_change`, to measure it on. Received: x=None")
     batches, held_out = batches_of(x, model)
     network = Network(model, batches, held_out)
     if not network.parameters:
         raise ValueError(f"Argument `model` must have float parameters to quantize. Received: model {model.name!r}")
-    search = Search(network, measure or (change_of_outputs if x is not None else None), verbose, inference_only)
+    if x is not None and not callable(measure):
+        measure = functools.partial(change_of_outputs, measure=measure)
+    search = Search(network, measure if x is not None else None, verbose, inference_only)
     if name == "max_change":
+        _warn_if_too_few(network.outputs, measure, value)
         small = search.model_of(search.for_change(value))
     else:
         limit = int(value if name == "bytes" else fp32_bytes(model) / value)
@@ -77,30 +92,54 @@ def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=Non
     return small
 
 
-def change_of_outputs(expected, outputs):
-    """Return the share of examples whose largest output is another one; for outputs of one unit the relative error.
+def change_of_outputs(expected, outputs, measure=None):
+    """Return how much the outputs of a model change: the share of other predictions, or the relative error.
 
     Args:
         expected: a list of batches, each a list of the arrays of the outputs.
         outputs: the same of the other model. Of several outputs, the largest change counts. NaN and infinity in one of
             the two make it infinite.
+        measure: `"predictions"`, `"error"` or `None`, as in `compress`.
 
     Example:
 
     >>> change_of_outputs([[np.array([[1, 2], [2, 1]])]], [[np.array([[1, 3], [1, 2]])]])
     0.5
+    >>> change_of_outputs([[np.array([[0, 3], [0, 4]])]], [[np.array([[0, 3], [0, 3]])]])  # always the second unit
+    0.2
     """
     changes: list = []
     for some, others in zip(zip(*expected, strict=True), zip(*outputs, strict=True), strict=True):
         a, b = (np.concatenate([_in_rows(array) for array in arrays]) for arrays in (some, others))
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             changes.append(float("inf"))
-        elif a.shape[-1] > 1:  # equal ones, as those of dead units, take turns
+        elif _are_scores(a, measure):  # equal ones, as those of dead units, take turns
             largest = np.take_along_axis(a, b.argmax(-1)[:, None], -1)[:, 0]
             changes.append(np.mean(a.max(-1) - largest > 1e-5 * a.std()))
         else:
             changes.append(np.linalg.norm(a - b) / (np.linalg.norm(a) + 1e-30))
     return float(max(changes))
+
+
+def _are_scores(rows, measure):
+    """Return whether outputs, `(examples, units)`, are compared by their largest unit."""
+    if measure == "error" or rows.shape[-1] == 1:
+        return False
+    return measure == "predictions" or np.ptp(rows.argmax(-1)) > 0
+
+
+def _warn_if_too_few(outputs, measure, max_change):
+    """Warn if one held-out prediction is more than `max_change` of all."""
+    if not isinstance(measure, functools.partial):
+        return
+    outputs = [np.concatenate([_in_rows(array) for array in arrays]) for arrays in zip(*outputs, strict=True)]
+    counts = [len(rows) for rows in outputs if _are_scores(rows, measure.keywords["measure"])]
+    if counts and 0 < max_change < 1 / min(counts):
+        warnings.warn(
+            f"{min(counts)} predictions are held out, so that a change of {max_change:g} means none of them. "
+            f"Give {3 / max_change:,.0f} examples or more to measure it.",
+            stacklevel=3,
+        )
 
 
 def _in_rows(array):

@@ -114,6 +114,35 @@ def test_measure_of_ones_own(rng):
     assert min(seen) <= 0.2
 
 
+def same_prediction_for_all(rng):
+    model = models.stack((8,), layers.Dense(60, "relu"), layers.Dense(3))
+    model.layers[-1].bias.assign([10.0, 0.0, 0.0])
+    return model, rng.normal(size=(90, 8)).astype("float32")
+
+
+def test_outputs_whose_largest_is_always_the_same_are_compared_by_their_error(rng):
+    """All integers at 0 would change no prediction."""
+    model, x = same_prediction_for_all(rng)
+    small = compress(model, x, max_change=0.01)
+    expected, found = outputs(model, x), outputs(small, x)
+    assert np.linalg.norm(found[0][0] - expected[0][0]) < 0.02 * np.linalg.norm(expected[0][0])
+
+
+def test_measure_by_name(rng):
+    model, x = same_prediction_for_all(rng)
+    small = compress(model, x, max_change=0.5, measure="predictions")
+    assert not any(np.any(integers) for integers in model_integers(small).values())
+    expected = [np.array([[1.0, 0.0], [0.0, 1.0]])], [np.array([[1.0, 0.0], [0.0, 0.5]])]
+    assert change_of_outputs(expected[:1], expected[1:], "error") == pytest.approx(0.5 / np.sqrt(2))
+    with pytest.raises(ValueError, match=r"`measure` must be one of .*'error'.* or a function. Received: measure='ac"):
+        compress(model, x, max_change=0.5, measure="accuracy")
+
+
+def test_few_predictions_measure_no_small_change(rng):
+    with pytest.warns(UserWarning, match="30 predictions are held out.*change of 0.001 .*Give 3,000 examples or more"):
+        compress(network(), examples(rng, 90), max_change=0.001)
+
+
 def test_statistics_of_batch_normalization_follow(rng):
     x = rng.normal(size=(300, 20)).astype("float32")
     model = models.stack((20,), layers.Dense(30), layers.BatchNormalization(), layers.ReLU(), layers.Dense(4))
