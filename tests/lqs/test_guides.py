@@ -21,6 +21,7 @@ on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reas
         if blocks
     ],
 )
+@pytest.mark.filterwarnings("ignore:32 predictions are held out")
 @pytest.mark.filterwarnings("ignore:The file takes")  # so short a training misses the size
 @pytest.mark.filterwarnings("ignore:In the future `np.object` will be defined:FutureWarning")  # in tf2onnx
 def test_code_runs(path, tmp_path, monkeypatch, rng):
