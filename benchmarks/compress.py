@@ -1,17 +1,20 @@
 """Size and accuracy of `lqs.compress`, beside rounding to the nearest, through the same coder.
 
     LQS_MIRROR=... python benchmarks/compress.py dense convolutional
-    python benchmarks/compress.py MobileNetV2
+    LQS_MIRROR=... python benchmarks/compress.py then_fit
+    python benchmarks/compress.py MobileNetV2 ResNet50
 
 `dense`, the thesis's network, and `convolutional`, a small one, are trained on MNIST in float for some epochs, and
 compressed by unlabelled training images. Their rows go into `data/compress.csv`, where those of a network that is not
-named stay, and the table of all into `benchmarks/compress.md`. The name of a network of `keras.applications` compresses
-that one at 64 x 64 pixels, with random weights and statistics of normalization of its own: for time and memory, and how
-near its outputs stay. It prints a table.
+named stay, and the table of all into `benchmarks/compress.md`. `then_fit` trains on from what `lqs.compress` makes of
+both, beside the same number of epochs from `lqs.quantize`. The names of networks of `keras.applications` compress these
+at 64 x 64 pixels, 8 times, with random weights and statistics of normalization of their own: for time and memory, and
+how near their outputs stay.
 """
 
 import os
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -33,6 +36,9 @@ REQUESTS = [
     *({"max_change": c} for c in (0.001, 0.002, 0.005, 0.01)),
     *({"ratio": r} for r in (10, 15, 20, 25, 30, 35)),
 ]
+EPOCHS_AFTER, LEARNING_RATE_AFTER = 3, 1e-3
+THEN_FIT = "trained on"
+APPLICATION_RATIO = 8
 HEADINGS = ("network", "how", "bytes", "times smaller", "accuracy (%)", "to float (points)", "seconds")
 
 
@@ -55,11 +61,15 @@ def convolutional():
 def trained(make, x, y, epochs, seed):
     """Return a float network that has been trained."""
     keras.utils.set_random_seed(seed)
-    model = make()
-    schedule = keras.optimizers.schedules.CosineDecay(2e-3, epochs * (len(x) // 128))
+    return fit(make(), x, y, epochs, 2e-3)
+
+
+def fit(model, x, y, epochs, learning_rate, callbacks=()):
+    """Train a network in batches of 128, and return it."""
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * (len(x) // 128))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
-    model.fit(x, y, batch_size=128, epochs=epochs, verbose=0)
+    model.fit(x, y, batch_size=128, epochs=epochs, verbose=0, callbacks=list(callbacks))
     return model
 
 
@@ -95,42 +105,97 @@ def rows_of(name, model, x, x_test, y_test, requests):
 NETWORKS = {"dense": (lambda: networks.dense_network((28, 28, 1), 10), 10), "convolutional": (convolutional, 4)}
 
 
-def on_mnist(name):
-    """Measure a network on MNIST, and replace its rows of the table after each."""
+def rows_after_fit(name, model, data, x, x_test):
+    """Yield rows of `compress`, of epochs after it, and of as many from `quantize`, brought to the same size."""
+    common = {"network": f"{name}, {THEN_FIT}", "fp32_bytes": fp32_bytes(model)}
+
+    def row(how, small, start):
+        accuracy = 100 * float(np.mean(small.predict(x_test, batch_size=1000, verbose=0).argmax(-1) == data.y_test))
+        seconds = time.perf_counter() - start
+        return {**common, "how": how, "bytes": file_bytes(small), "accuracy": accuracy, "seconds": seconds}
+
+    after = x, data.y_train, EPOCHS_AFTER, LEARNING_RATE_AFTER
+    yield row("float", model, time.perf_counter())
+    for ratio in (20, 35):
+        keras.utils.set_random_seed(2)
+        start = time.perf_counter()
+        small = lqs.compress(model, x[:NUM_EXAMPLES], ratio=ratio)
+        yield row(f"`compress`, `ratio={ratio}`", small, start)
+        start = time.perf_counter()
+        size = file_bytes(fit(small, *after))
+        yield row(f"that, and {EPOCHS_AFTER} epochs", small, start)
+        start = time.perf_counter()
+        target = lqs.TargetSize(bytes=size)
+        small = fit(lqs.quantize(model, "compact"), *after, [target])
+        yield row(f"`quantize`, and {EPOCHS_AFTER} epochs to that size", small, start)
+
+
+def on_mnist(name, then_fit=False):
+    """Measure a network on MNIST, and replace its rows of the table."""
     data = datasets.load("mnist")
     x, x_test = (images / np.float32(255) for images in (data.x_train, data.x_test))
     make, epochs = NETWORKS[name]
     model = trained(make, x, data.y_train, epochs, seed=1)
+    if then_fit:
+        replace_rows(rows_after_fit(name, model, data, x, x_test))
+    else:
+        replace_rows(rows_of(name, model, x[:NUM_EXAMPLES], x_test, data.y_test, REQUESTS))
+
+
+def replace_rows(measured):
+    """Put the rows of a network into the table, where they replace those that it has."""
     here = {key: value for key, value in environment().items() if key in ("keras_version", "lqs_version")}
     here |= {"backend": keras.backend.backend(), "date": pd.Timestamp.now(tz="UTC").date().isoformat()}
     here["load"] = f"{os.getloadavg()[0]:.0f}"
     rows = []
-    for row in rows_of(name, model, x[:NUM_EXAMPLES], x_test, data.y_test, REQUESTS):
+    for row in measured:
         rows.append({**row, **here})
         print(rows[-1], flush=True)
     table = pd.read_csv(TABLE)
-    table = pd.concat([table[table.network != name], pd.DataFrame(rows)])
-    table = table.sort_values("network", key=lambda column: column.map(list(NETWORKS).index), kind="stable")
-    table.round({"accuracy": 2, "seconds": 0}).to_csv(TABLE, index=False)
+    table = pd.concat([table[table["network"] != rows[0]["network"]], pd.DataFrame(rows)])
+    table.round({"accuracy": 2, "seconds": 0, "agreement": 4, "peak_gb": 1}).to_csv(TABLE, index=False)
 
 
 def write_page(table):
     """Write the table of `data/compress.csv` as a page."""
-    lines = [f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
-    made = []
-    for name, rows in table.groupby("network", sort=False):
-        full = rows.accuracy[rows.how == "float"].item()
-        for row in rows.itertuples():
-            cells = [name, row.how, f"{row.bytes:,}", f"{row.fp32_bytes / row.bytes:.1f}", f"{row.accuracy:.2f}"]
-            cells += ["", ""] if row.how == "float" else [f"{row.accuracy - full:+.2f}", f"{row.seconds:.0f}"]
-            lines.append(f"| {' | '.join(cells)} |")
-        made.append(
-            f"`{name}`: {row.date}, lqs {row.lqs_version}, Keras {row.keras_version} on {row.backend}; load of the "
-            f"machine {row.load}."
-        )
-    PAGE.write_text("\n".join([TEXT, *made, "", *lines, ""]), encoding="utf-8")
+    is_application = table["peak_gb"].notna()
+    is_after = table["network"].str.contains(THEN_FIT)
+    lines = []
+    for text, part in (("", table[~is_application & ~is_after]), (AFTER, table[is_after])):
+        lines += [text, f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
+        for name, rows in part.groupby("network", sort=False):
+            full = rows.accuracy[rows.how == "float"].item()
+            for row in rows.itertuples():
+                cells = [name, row.how, f"{row.bytes:,}", f"{row.fp32_bytes / row.bytes:.1f}", f"{row.accuracy:.2f}"]
+                cells += ["", ""] if row.how == "float" else [f"{row.accuracy - full:+.2f}", f"{row.seconds:.0f}"]
+                lines.append(f"| {' | '.join(cells)} |")
+    lines += [APPLICATIONS, f"| {' | '.join(LARGE_HEADINGS)} |", f"|{' --- |' * len(LARGE_HEADINGS)}"]
+    for row in table[is_application].itertuples():
+        cells = row.network, f"{row.fp32_bytes // 4:,}", f"{row.bytes:,}", f"{row.fp32_bytes / row.bytes:.1f}"
+        lines.append(f"| {' | '.join(cells)} | {row.agreement:.1%} | {row.seconds:.0f} | {row.peak_gb:.1f} |")
+    made = [
+        f"`{row.network}`: {row.date}, lqs {row.lqs_version}, Keras {row.keras_version} on {row.backend}; load of the "
+        f"machine {row.load}."
+        for row in table.drop_duplicates("network").itertuples()
+    ]
+    PAGE.write_text("\n".join([TEXT, *made, *lines, ""]), encoding="utf-8")
 
 
+LARGE_HEADINGS = "network", "parameters", "bytes", "times smaller", "same predictions", "seconds", "peak memory (GB)"
+AFTER = f"""
+## And then `fit`
+
+What `lqs.compress` returns goes on training with the scales that it has. Beside it, the same float network by
+`lqs.quantize(model, "compact")`, trained for as long; `lqs.TargetSize` brings it to the same bytes. All 60,000 training
+images with their labels, batches of 128, {EPOCHS_AFTER} epochs of Adam from {LEARNING_RATE_AFTER:g} along a cosine. One
+seed.
+"""
+APPLICATIONS = """
+## Large networks
+
+Networks of `keras.applications` at 64 x 64 pixels with random weights and 384 random images: for time and memory alone.
+Outputs of random networks are close to each other, so that the share of equal predictions says little.
+"""
 TEXT = """# `lqs.compress`, measured
 
 Made of [`data/compress.csv`](../data/compress.csv) by `compress.py`: one seed, 6,000 unlabelled training images, of
@@ -140,8 +205,8 @@ is how many processes were at work on it then. [pretrained.md](pretrained.md) ha
 """
 
 
-def application(name, ratio):
-    """Print time, memory and error of a network of `keras.applications`."""
+def application(name):
+    """Measure time, memory and agreement of a network of `keras.applications`."""
     keras.utils.set_random_seed(0)
     make = getattr(keras.applications, name)
     model = make(weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None)
@@ -151,15 +216,13 @@ def application(name, ratio):
             layer.momentum = 0.0
     model(x[:192], training=True)
     start = time.perf_counter()
-    small = lqs.compress(model, x, ratio=ratio, measure=relative_error, verbose=True)
-    seconds, size = time.perf_counter() - start, file_bytes(small)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    small = lqs.compress(model, x, ratio=APPLICATION_RATIO, measure=relative_error, verbose=True)
+    row = {"network": name, "how": f"`ratio={APPLICATION_RATIO}`", "seconds": time.perf_counter() - start}
+    row |= {"bytes": file_bytes(small), "fp32_bytes": fp32_bytes(model)}
+    row["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     expected, found = (some.predict(x, verbose=0) for some in (model, small))
-    print("| network | parameters | bytes | times smaller | same predictions | seconds | peak memory (GB) |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    agreement = np.mean(expected.argmax(-1) == found.argmax(-1))
-    cells = f"{model.count_params():,}", f"{size:,}", f"{fp32_bytes(model) / size:.1f}", f"{agreement:.1%}"
-    print(f"| {name} | {' | '.join(cells)} | {seconds:.0f} | {memory:.1f} |")
+    row["agreement"] = np.mean(expected.argmax(-1) == found.argmax(-1))
+    replace_rows([row])
 
 
 def relative_error(expected, found):
@@ -170,12 +233,14 @@ def relative_error(expected, found):
 
 def main():
     """Measure the networks that are asked for."""
-    names = sys.argv[1:]
-    if names and names[0] not in NETWORKS:
-        application(names[0], float(names[1]) if len(names) > 1 else 8)
-        return
-    for name in names:
-        on_mnist(name)
+    for name in sys.argv[1:]:
+        if name == "then_fit":
+            for network in NETWORKS:
+                on_mnist(network, then_fit=True)
+        elif name in NETWORKS:
+            on_mnist(name)
+        else:  # each in a process of its own, for the sake of its memory
+            application(name) if len(sys.argv) == 2 else subprocess.run([sys.executable, __file__, name], check=True)
     write_page(pd.read_csv(TABLE))
 
 
