@@ -115,7 +115,7 @@ def rows_after_fit(name, model, data, x, x_test):
         return {**common, "how": how, "bytes": file_bytes(small), "accuracy": accuracy, "seconds": seconds}
 
     after = x, data.y_train, EPOCHS_AFTER, LEARNING_RATE_AFTER
-    yield row("float", model, time.perf_counter())
+    yield {**row("float", model, time.perf_counter()), "bytes": fp32_bytes(model), "seconds": 0.0}
     for ratio in (20, 35):
         keras.utils.set_random_seed(2)
         start = time.perf_counter()
