@@ -3,13 +3,14 @@
 import math
 import statistics
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
 from lqs.file.sizes import CountedSize, file_bytes, fp32_bytes
-from lqs.inspection import nested_layers, penalties
+from lqs.inspection import nested_layers, penalties, quantized_parameters
 from lqs.penalties import CodeLengthPenalty
 from lqs.scales import MIN_SCALE
 
@@ -25,7 +26,8 @@ RATE_RANGE = 100.0  # how far from where it starts a rate may go, either way
 LANDINGS = (0.8, 0.85, 0.9, 0.95, 1.0)  # shares of the training at which scales are moved
 LARGEST_LAG = 0.05  # of the logarithm of the size behind the reference, from which on scales are moved before that
 LARGEST_MOVE, NUM_TRIALS, CLOSE = math.log(4.0), 8, 0.002  # of the logarithm of a factor; and of the size
-LAST_TOLERANCE = 0.95  # of the tolerance: what is larger by more at the end is moved
+LARGEST_ZERO = 0.5  # share of the elements other than zero that are set to it at most
+LAST_TOLERANCE = 0.95  # of the tolerance: what is sparse, and larger by more, has elements set to zero
 
 
 class TargetSize(keras.callbacks.Callback):
@@ -51,11 +53,12 @@ class TargetSize(keras.callbacks.Callback):
     A rate acts by way of the learning rate: not at all when that has decayed, and too slowly in a short training. Where
     the size lags behind the reference by 5 % in two updates in a row, the scales of all penalized parameters are
     therefore multiplied by the one factor with which the file has the size of the reference; at 80, 85, 90, 95 and
-    100 % of the training they always are. Where the file has less than 0.4 bits for each of these parameters, too many
-    others would become zero at once with a larger scale: there scales are moved at the end only, and only if the file
-    is too large. The same holds after the ramp where the target has less than 0.4. With a smaller scale, elements would
-    leave zero that the loss never saw elsewhere: a file of less than 2 bits for each that is smaller than asked for
-    stays so.
+    100 % of the training they always are. With a smaller scale, elements would leave zero that the loss never saw
+    elsewhere: a file of less than 2 bits for each of these parameters that is smaller than asked for stays so. Where it
+    has less than 0.4, or the target has and the ramp is over, too many others would become zero at once with a larger
+    scale. There no scale is moved; at 80 % and so on, if the file is larger than the reference by the tolerance, in two
+    updates in a row, the elements nearest to zero are set to it, as few as that takes. The rest of the training makes
+    up for them.
 
     Moved scales change what batch normalization sees, and its moving averages follow in some hundreds of steps only.
     In a short training, scales therefore go most of their way in its first half.
@@ -209,9 +212,10 @@ class TargetSize(keras.callbacks.Callback):
             penalty.rate.assign(min(max(factor * float(penalty.rate), self.lowest), self.highest))
         if share >= self.landings[0]:
             self.landings = [later for later in self.landings if later > share] or [math.inf]
-            is_too_large = share >= 1 and error > LAST_TOLERANCE * self.tolerance
-            if is_too_large or self._has_bits(size, SPARSE_BITS if error > 0 else FINE_BITS):
+            if self._has_bits(size, SPARSE_BITS if error > 0 else FINE_BITS):
                 self._land(reference, is_last=share >= 1)
+            elif (error if share >= 1 else min(error, self.error)) > LAST_TOLERANCE * self.tolerance:
+                self._set_to_zero(reference)
         elif min(error, self.error) > LARGEST_LAG and self._has_bits(
             size if share <= self.ramp else self.target, SPARSE_BITS
         ):
@@ -224,35 +228,69 @@ class TargetSize(keras.callbacks.Callback):
         return 8 * size > bits * sum(layer.size for layer in nested_layers(self.model) if layer.penalty)
 
     def _land(self, reference: float, is_last: bool) -> None:
-        """Multiply the scales of all penalized parameters by the factor with which the file has the size `reference`.
-
-        The factor is found by the secant method, or by bisection where that leaves the interval.
-        """
+        """Multiply the scales of all penalized parameters by the one factor with which the file has the size."""
         layers = [q for q in nested_layers(self.model) if q.penalty is not None and q.is_scale_learned]
         scales = [keras.ops.convert_to_numpy(layer.scale) for layer in layers]
 
-        def error_at(move: float) -> float:
+        def size_at(move: float) -> int:
             for layer, scale in zip(layers, scales, strict=True):
                 moved = np.maximum(math.exp(move) * scale, MIN_SCALE).astype(scale.dtype)
                 layer.scale_weight.assign(layer.scale_weight_of(moved))
-            return math.log((self.size.pack() if is_last else self.size.count()) / reference)
+            return self.size.pack() if is_last else self.size.count()
 
-        low, high, move, slope = -LARGEST_MOVE, LARGEST_MOVE, 0.0, -1.0
-        tried: list[tuple[float, float, float]] = []
-        while len(tried) < NUM_TRIALS:
-            error = error_at(move)
-            if tried and (change := error - tried[-1][2]) * (move - tried[-1][1]) < 0:
-                slope = change / (move - tried[-1][1])
-            tried.append((abs(error), move, error))
-            if abs(error) < CLOSE:
-                return
-            low, high = (move, high) if error > 0 else (low, move)
-            secant = move - error / slope
-            move = secant if low < secant < high else (low + high) / 2
-        error_at(min(tried)[1])
+        _reach(reference, size_at, -LARGEST_MOVE, LARGEST_MOVE, 0.0)
+
+    def _set_to_zero(self, reference: float) -> None:
+        """Set the elements of penalized parameters that are nearest to zero to it, until the file has the size.
+
+        Which ones is decided by their magnitude in units of their scale. With them go all whose integer is 0 already:
+        in the middle of its bin they no longer come and go, as they do at its edges (Nagel et al. 2022, arXiv
+        2203.11086). Where half of the others would not be enough, all stay as they are.
+        """
+        pairs = [(p, q) for p, q in quantized_parameters(self.model) if q.penalty is not None and q.is_scale_learned]
+        values = [keras.ops.convert_to_numpy(parameter) for parameter, _ in pairs]
+        units, used = [], []
+        for value, (parameter, quantizer) in zip(values, pairs, strict=True):
+            integers, scale = (keras.ops.convert_to_numpy(x) for x in (quantizer.integers(parameter), quantizer.scale))
+            units.append(np.abs(value) / scale)
+            used.append(units[-1][integers != 0])
+        nearest = np.sort(np.concatenate(used))
+
+        def size_at(share: float) -> int:
+            threshold = nearest[int(share * len(nearest))] if len(nearest) else 0.0
+            for (parameter, _), value, unit in zip(pairs, values, units, strict=True):
+                parameter.assign(np.where(unit < threshold, 0, value).astype(value.dtype))
+            return self.size.pack()
+
+        if _reach(reference, size_at, 0.0, LARGEST_ZERO, 0.0) > LAST_TOLERANCE * self.tolerance:
+            for (parameter, _), value in zip(pairs, values, strict=True):
+                parameter.assign(value)
 
     def _reference(self, share: float) -> float:
         if self.is_held:
             return self.target
         goal = self.target * math.exp(self.above * max(0.0, 1 - share / (1 - self.short)))
         return goal * (self.first_size / goal) ** (max(0.0, 1 - share / self.ramp) ** 2)
+
+
+def _reach(reference: float, size_at: Callable[[float], int], low: float, high: float, first: float) -> float:
+    """Call `size_at`, which falls with its argument, until it returns `reference`, or last where it came nearest.
+
+    By the secant method, or by bisection where that leaves the interval. Returns the magnitude of the logarithm of the
+    size there over the reference.
+    """
+    move, slope = first, -1.0
+    tried: list[tuple[float, float, float]] = []
+    while len(tried) < NUM_TRIALS:
+        error = math.log(size_at(move) / reference)
+        if tried and (change := error - tried[-1][2]) * (move - tried[-1][1]) < 0:
+            slope = change / (move - tried[-1][1])
+        tried.append((abs(error), move, error))
+        if abs(error) < CLOSE:
+            return abs(error)
+        low, high = (move, high) if error > 0 else (low, move)
+        secant = move - error / slope
+        move = secant if low < secant < high else (low + high) / 2
+    nearest, move, _ = min(tried)
+    size_at(move)
+    return nearest

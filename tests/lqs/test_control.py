@@ -493,11 +493,47 @@ def test_a_file_that_is_smaller_than_asked_for_stays_so_where_most_elements_are_
 
 
 @pytest.mark.parametrize("threshold", [0.0, 99.0], ids=["dense", "sparse"])
-def test_scales_of_a_sparse_network_are_moved_at_the_end_alone(threshold, monkeypatch):
-    moves = []
+def test_scales_of_a_sparse_network_are_not_moved(threshold, monkeypatch):
+    moves, zeroed = [], []
     monkeypatch.setattr(control, "SPARSE_BITS", threshold)
     monkeypatch.setattr(lqs.TargetSize, "_land", lambda self, reference, is_last: moves.append(is_last))
+    monkeypatch.setattr(lqs.TargetSize, "_set_to_zero", lambda self, reference: zeroed.append(reference))
     callback = lqs.TargetSize(bytes=700)
     with pytest.warns(UserWarning, match="The file takes"):
         fit(network(), callback, epochs=5)
-    assert moves[-1] is True and sum(moves) == 1 and (len(moves) == 1) == (threshold > 0)
+    assert bool(moves) == (threshold == 0) and bool(zeroed) == (threshold > 0)
+
+
+def held(model, ratio):
+    """A callback of a model that does not train, for a file so many times as large as it is."""
+    callback = lqs.TargetSize(bytes=ratio * file_bytes(model))
+    callback.set_model(model)
+    callback.set_params({"epochs": 1, "steps": NUM_STEPS})
+    callback.on_train_begin()
+    return callback
+
+
+def parameters(model):
+    return [to_numpy(parameter) for parameter, _ in quantized_parameters(model)]
+
+
+def test_elements_nearest_to_zero_are_set_to_it():
+    model = network()
+    before, callback = parameters(model), held(model, 0.9)
+    callback._set_to_zero(callback.target)
+    assert abs(callback.size.pack() / callback.target - 1) < 0.02
+    gone, kept = [], []
+    for (_, quantizer), old, new in zip(quantized_parameters(model), before, parameters(model), strict=True):
+        unit, is_same = np.abs(old) / to_numpy(quantizer.scale), old == new
+        assert np.all(new[~is_same] == 0)
+        gone.append(unit[~is_same])
+        kept.append(unit[is_same & (np.round(unit) > 0)])
+    assert np.concatenate(gone).max() <= np.concatenate(kept).min()
+
+
+def test_elements_stay_where_half_of_them_would_not_be_enough():
+    model = network()
+    before, callback = parameters(model), held(model, 0.9)
+    callback._set_to_zero(0.3 * callback.target)
+    for old, new in zip(before, parameters(model), strict=True):
+        np.testing.assert_array_equal(old, new)
