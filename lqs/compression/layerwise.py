@@ -8,7 +8,7 @@ import numpy as np
 
 from lqs.compression.examples import check_outputs, num_examples
 from lqs.compression.moments import MAX_ELEMENTS, Moments, Stop, captured, kernels
-from lqs.compression.rounding import damped, rounded_alone, rounded_matrix
+from lqs.compression.rounding import MAX_INTEGER, damped, rounded_alone, rounded_matrix
 from lqs.compression.sensitivities import sensitivities
 from lqs.conversion import candidates, is_not_normalization
 from lqs.copying import copied
@@ -208,7 +208,8 @@ class Network:
         of_outputs = of_outputs / np.maximum(total, 1e-12)
         of_outputs = np.maximum(of_outputs, LEAST_SENSITIVITY * of_outputs.mean() + 1e-30)
         of_outputs = np.broadcast_to(of_outputs, (len(weights), weights.shape[-1]))
-        integers, scale = rounded_matrix(targets, regular, of_outputs, rate)
+        largest = _largest_integer(kernel.variable.dtype, targets)
+        integers, scale = rounded_matrix(targets, regular, of_outputs, rate, largest)
         self._keep(kernel.variable, kernel.from_matrix(integers), scale, True)
         if has_bias and id(kernel.bias) in {id(variable) for variable in self.parameters}:
             scale = self.rounded[index].scale.item()
@@ -220,7 +221,8 @@ class Network:
     def _round_alone(self, variable, values, rate, with_moments):
         squares = self.sensitivities[self.index[id(variable)]]
         weights = 0.25 * (squares + squares.mean()) + 1e-30  # what no example needs is not free to change
-        integers, scale = rounded_alone(values.astype("float64"), weights, rate)
+        largest = _largest_integer(variable.dtype, values)
+        integers, scale = rounded_alone(values.astype("float64"), weights, rate, largest)
         self._keep(variable, integers, scale, with_moments)
 
     def _keep(self, variable, integers, scale, with_moments):
@@ -253,6 +255,13 @@ class _Statistics:
             (layer.moving_mean, (old_mean + mean - float_mean).astype("float32")),
             (layer.moving_variance, new_variance.astype("float32")),
         ]
+
+
+def _largest_integer(dtype, values):
+    """Return the largest integer that a dtype gives back from the product with its scale."""
+    if dtype == "float16":  # which has steps of 2**-24 at least
+        return int(np.clip(2.0**23 * np.abs(values).max(initial=0), 1, 1023))
+    return 127 if dtype == "bfloat16" else MAX_INTEGER
 
 
 def _side(kernel):

@@ -103,6 +103,18 @@ def test_relative_error_of_one_output(rng):
     assert 0.01 < error < 0.08
 
 
+@pytest.mark.parametrize(("dtype", "largest", "policy"), [("bfloat16", 127, "float32"), ("float16", 1023, "float16")])
+def test_integers_are_those_that_half_precision_gives_back(dtype, largest, policy, rng):
+    """Also where the file may have more bytes than these take."""
+    keras.config.set_dtype_policy(policy)
+    model = models.stack((20,), layers.Dense(9, dtype=dtype), layers.Dense(5))
+    x = examples(rng, 40)
+    small = compress(model, x, ratio=1)
+    assert max(np.abs(integers).max() for integers in list(model_integers(small).values())[:2]) == largest
+    expected, found = (models.predict(each, x).astype("float32") for each in (model, small))
+    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+
+
 def test_measure_of_ones_own(rng):
     seen = []
 
