@@ -67,6 +67,8 @@ class Network:
         copy = copied(model)
         for layer in copy._flatten_layers():
             layer.trainable = True
+        for _, variable in candidates(copy):  # one may be frozen in a layer that is not, as LoRA freezes kernels
+            variable.trainable = True
         index = {id(variable): i for i, variable in enumerate(copy.weights)}
         found = sensitivities(copy, self.batches, self.predict(self.batches))
         indices = [index[id(variable)] for variable in copy.trainable_variables]

@@ -115,6 +115,15 @@ def test_integers_are_those_that_half_precision_gives_back(dtype, largest, polic
     assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
 
 
+def test_low_rank_adaptation(rng):
+    model, x = models.stack((20,), layers.Dense(30), layers.Dense(9)), examples(rng, 60)
+    model.layers[0].enable_lora(2)
+    model.layers[0].lora_kernel_b.assign(rng.normal(size=(2, 30)))
+    small = compress(model, x, bytes=1500)
+    expected, found = (models.predict(each, x) for each in (model, small))
+    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+
+
 def test_measure_of_ones_own(rng):
     seen = []
 
