@@ -67,10 +67,18 @@ def read_npz(path, model):
     if len(arrays) == 1:
         (array,) = arrays.values()
         return array
-    names = [tensor.name for tensor in model.inputs]
+    names = [tensor.name for tensor in symbolic_inputs(model)]
     if sorted(arrays) != sorted(names):
         raise ValueError(f"{path} must hold one array, or those of the inputs {names}. Received: {sorted(arrays)}")
     return keras.tree.map_structure(lambda tensor: arrays[tensor.name], _structure(model))
+
+
+def symbolic_inputs(model):
+    """Return the list of the symbolic inputs of a model, empty if its code alone knows them."""
+    try:
+        return model.inputs
+    except (AttributeError, ValueError):  # as a subclassed one, and a Sequential of such layers
+        return []
 
 
 def num_examples(batches):
@@ -137,7 +145,7 @@ def _drawn(model):
             return rng.normal(size=shape).astype("float32")
         return rng.integers(0, min(tables, default=2), shape).astype(tensor.dtype)
 
-    if not model.inputs:
+    if not symbolic_inputs(model):
         raise ValueError("Argument `x` must be given for a model whose code alone knows its inputs. Received: x=None")
     drawn = keras.tree.map_structure(draw, _structure(model))
     return drawn[0] if isinstance(drawn, list) and len(drawn) == 1 else drawn

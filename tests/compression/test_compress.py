@@ -273,6 +273,13 @@ def test_errors(arguments, message, rng):
 
 
 @pytest.mark.once
+def test_inputs_that_only_code_knows():
+    model = models.example("subclassed").model
+    with pytest.raises(ValueError, match="Argument `x` must be given for a model whose code alone knows its inputs"):
+        compress(model, ratio=2)
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("model", [keras.layers.Dense(3), keras.Sequential([keras.layers.Dense(3)]), 3])
 def test_model_must_be_built(model):
     with pytest.raises(ValueError, match="Argument `model` must be a built Keras model"):
