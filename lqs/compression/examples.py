@@ -95,7 +95,7 @@ def check_outputs(arrays, name):
 def _batches(x, indices):
     """Return batches that are the smaller the larger an example is."""
     arrays = keras.tree.flatten(x)
-    numbers = sum(array[0].size * (1 if array.dtype.kind == "f" else NUMBERS_OF_A_TOKEN) for array in arrays)
+    numbers = sum(array[:1].size * (1 if array.dtype.kind == "f" else NUMBERS_OF_A_TOKEN) for array in arrays)
     batch_size = int(np.clip(BATCH_NUMBERS // max(numbers, 1), *BATCH_SIZES))
     parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     return [keras.tree.map_structure(lambda array, part=part: array[part], x) for part in parts]
@@ -141,6 +141,8 @@ def _drawn(model):
         shape = (NUM_DRAWN, *tensor.shape[1:])
         if None in shape:
             raise ValueError(f"Argument `x` must be given for a model with inputs of any size. Received: {tensor}")
+        if tensor.dtype == "string":
+            raise ValueError(f"Argument `x` must be given for a model with inputs of strings. Received: {tensor}")
         if keras.backend.is_float_dtype(tensor.dtype):
             return rng.normal(size=shape).astype("float32")
         return rng.integers(0, min(tables, default=2), shape).astype(tensor.dtype)

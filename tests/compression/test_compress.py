@@ -272,6 +272,20 @@ def test_errors(arguments, message, rng):
         compress(network(5), **{"x": examples(rng, 12), **arguments})
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras takes strings as inputs on TensorFlow only")
+def test_strings():
+    import tensorflow as tf
+
+    words = np.array(["a b", "b c", "c a"] * 10)
+    parts = layers.TextVectorization(9, output_sequence_length=3), layers.Embedding(9, 50), layers.Flatten()
+    parts[0].adapt(words)
+    model = models.stack((), *parts, layers.Dense(5), dtype="string")
+    for x in (words, words.astype(object), tf.data.Dataset.from_tensor_slices(words).batch(8)):
+        assert file_bytes(compress(model, x, bytes=1500)) <= 1500
+    with pytest.raises(ValueError, match="Argument `x` must be given for a model with inputs of strings"):
+        compress(model, bytes=1500)
+
+
 @pytest.mark.once
 def test_inputs_that_only_code_knows():
     model = models.example("subclassed").model
