@@ -18,9 +18,9 @@ def batches_of(x, model):
     """Return two lists of batches of inputs: to compress by, and to measure on, every third example.
 
     Args:
-        x: an array, a list or dictionary of arrays, or what gives batches: a `keras.utils.PyDataset`, a
-            `tf.data.Dataset`, a generator, of inputs, or of tuples of inputs and others that are left out. `None` draws
-            inputs: normal numbers, and token numbers.
+        x: an array, a list or dictionary of arrays, or what gives batches of these: a `keras.utils.PyDataset`, a
+            `tf.data.Dataset`, a generator. A tuple, also one that is a batch, is `(x, y)` or `(x, y, sample_weight)`,
+            as `fit` takes it, of which the inputs are used. `None` draws inputs: normal numbers, and token numbers.
         model: the model, for inputs to be drawn.
 
     Raises:
@@ -44,7 +44,8 @@ def arrays_of(x, least=1):
     Raises:
         ValueError: if `x` is nothing like that.
     """
-    if not isinstance(x, (np.ndarray, list, dict, tuple)) and not keras.ops.is_tensor(x):
+    x = _without_labels(x)
+    if not isinstance(x, (np.ndarray, list, dict)) and not keras.ops.is_tensor(x):
         x = _joined(x)
     x = keras.tree.map_structure(_as_array, x)
     sizes = {len(array) for array in keras.tree.flatten(x)}
@@ -101,6 +102,11 @@ def _batches(x, indices):
     return [keras.tree.map_structure(lambda array, part=part: array[part], x) for part in parts]
 
 
+def _without_labels(x):
+    """Return the inputs in `(x, y)`; a list is one of inputs."""
+    return x[0] if isinstance(x, tuple) and x else x
+
+
 def _as_array(array):
     if not getattr(array, "shape", ()):
         raise _is_no_input(f"x with {array!r}")
@@ -109,14 +115,14 @@ def _as_array(array):
 
 
 def _joined(batches):
-    """Return the inputs in batches of inputs, or of tuples that they come first in."""
+    """Return the inputs in batches."""
     if isinstance(batches, keras.utils.PyDataset):
         batches = map(batches.__getitem__, range(batches.num_batches))
     if not hasattr(batches, "__iter__"):
         raise _is_no_input(f"x={batches!r}")
     read, size = [], 0
     for batch in itertools.islice(batches, MAX_EXAMPLES):
-        batch = keras.tree.map_structure(_as_array, batch[0] if isinstance(batch, tuple) else batch)
+        batch = keras.tree.map_structure(_as_array, _without_labels(batch))
         read.append(batch)
         size += len(keras.tree.flatten(batch)[0])
         if size >= MAX_EXAMPLES:

@@ -201,6 +201,7 @@ def test_examples_of_all_kinds(rng):
 
     kinds = [x, x.astype("float64"), keras.ops.convert_to_tensor(x), tf.data.Dataset.from_tensor_slices(x).batch(32)]
     kinds += [Batches(x), (x[index::3] for index in range(3)), ((x[index::3], 0) for index in range(3))]
+    kinds += [(x, np.zeros(90)), (x, np.zeros(90), np.ones(90)), (x,)]
     for kind in kinds:
         np.testing.assert_allclose(values(kind), expected, rtol=1e-6)
     rest, held_out = batches_of({"a": x, "b": x[:, :3]}, model)
@@ -263,6 +264,7 @@ def test_report(rng, capsys):
         ({"ratio": 2, "x": 3}, "Argument `x` must be an array, a list or dictionary"),
         ({"ratio": 2, "x": [[1.0] * 20] * 4}, "Argument `x` must be an array, .* Received: x with 1.0"),
         ({"ratio": 2, "x": np.ones((1, 20))}, "Argument `x` must hold at least 2 examples"),
+        ({"ratio": 2, "x": ()}, "Argument `x` must hold examples"),
         ({"ratio": 2, "x": iter([])}, "Argument `x` must hold examples"),
         ({"max_change": 0.1, "measure": lambda *_: 0.5}, "Argument `max_change` must be at least 0.5"),
     ],
