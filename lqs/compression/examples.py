@@ -57,13 +57,16 @@ def arrays_of(x, least=1):
     return x
 
 
-def read_npz(path, model):
-    """Return the inputs of a model in a `.npz` file: its one array, or a dictionary by the names of the inputs.
+def read_arrays(path, model):
+    """Return the inputs of a model in a `.npy` or `.npz` file: its one array, or a dictionary by names of the inputs.
 
     Raises:
         ValueError: if there are several arrays, and not one for each name.
     """
-    with np.load(path) as file:
+    loaded = np.load(path)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded as file:
         arrays = dict(file)
     if len(arrays) == 1:
         (array,) = arrays.values()
