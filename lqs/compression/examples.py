@@ -45,7 +45,7 @@ def arrays_of(x, least=1):
         ValueError: if `x` is nothing like that.
     """
     x = _without_labels(x)
-    if not isinstance(x, (np.ndarray, list, dict)) and not keras.ops.is_tensor(x):
+    if not isinstance(x, (list, dict)) and not hasattr(x, "__array__"):
         x = _joined(x)
     x = keras.tree.map_structure(_as_array, x)
     sizes = {len(array) for array in keras.tree.flatten(x)}
@@ -90,10 +90,13 @@ def num_examples(batches):
     return sum(len(keras.tree.flatten(batch)[0]) for batch in batches)
 
 
-def check_outputs(arrays, name):
-    """Raise if outputs of the model that is the argument `name` are not finite."""
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise ValueError(f"Argument `{name}` must have finite outputs. Received: outputs with NaN or infinity")
+def check_outputs(arrays, name, x):
+    """Raise if outputs of the model that is the argument `name` are not finite, perhaps by its inputs `x`."""
+    if all(np.isfinite(array).all() for array in arrays):
+        return
+    if not all(np.isfinite(array).all() for array in keras.tree.flatten(x) if array.dtype.kind == "f"):
+        raise ValueError("Argument `x` must be finite. Received: x with NaN or infinity")
+    raise ValueError(f"Argument `{name}` must have finite outputs. Received: outputs with NaN or infinity")
 
 
 def _batches(x, indices):
@@ -111,9 +114,9 @@ def _without_labels(x):
 
 
 def _as_array(array):
-    if not getattr(array, "shape", ()):
+    if not len(getattr(array, "shape", ())):
         raise _is_no_input(f"x with {array!r}")
-    array = array if isinstance(array, np.ndarray) else to_numpy(array)
+    array = to_numpy(array) if keras.ops.is_tensor(array) else np.asarray(array)
     return array.astype("float32") if array.dtype == "float64" else array
 
 
@@ -138,7 +141,8 @@ def _joined(batches):
 def _is_no_input(received):
     """Return the error of what is neither an array nor holds any."""
     return ValueError(
-        f"Argument `x` must be an array, a list or dictionary of arrays, a dataset or a generator. Received: {received}"
+        "Argument `x` must be an array, a list or dictionary of arrays, or a dataset or generator of batches of "
+        f"these. Received: {received}"
     )
 
 

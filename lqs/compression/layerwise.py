@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from lqs.compression.examples import check_outputs, num_examples
+from lqs.compression.examples import check_outputs, num_examples, symbolic_inputs
 from lqs.compression.moments import MAX_ELEMENTS, Moments, Stop, captured, kernels
 from lqs.compression.rounding import MAX_INTEGER, damped, rounded_alone, rounded_matrix
 from lqs.compression.sensitivities import sensitivities
@@ -49,12 +49,25 @@ class Network:
         self.floats = [to_numpy(variable.value) for variable in weights]
         pairs = candidates(self.model)
         self.parameters = [variable for owner, variable in pairs if is_not_normalization(owner, variable)]
-        self.outputs = self.predict(held_out)
-        check_outputs([array for arrays in self.outputs for array in arrays], "model")
+        self.outputs = self._float_outputs(held_out)
         self._measure_sensitivities(model)
         self._find_order()
         self._first = None
         self.rounded = {}
+
+    def _float_outputs(self, batches):
+        """Return the outputs of the float network, if it takes the inputs and the outputs are finite."""
+        try:
+            outputs = self.predict(batches)
+        except (ValueError, TypeError) as error:
+            inputs = keras.tree.flatten(batches[0]), symbolic_inputs(self.model)
+            found, expected = (", ".join(f"{each.dtype} {each.shape}" for each in some) for some in inputs)
+            raise ValueError(
+                "Argument `x` must hold inputs that the model takes, and a dataset or generator batches of them. "
+                f"Received: a batch of {found}" + f", where the model takes {expected}" * bool(expected)
+            ) from error
+        check_outputs(keras.tree.flatten(outputs), "model", batches)
+        return outputs
 
     def predict(self, batches):
         """Return the outputs for batches, each as a flat list of arrays."""
@@ -70,7 +83,7 @@ class Network:
         for _, variable in candidates(copy):  # one may be frozen in a layer that is not, as LoRA freezes kernels
             variable.trainable = True
         index = {id(variable): i for i, variable in enumerate(copy.weights)}
-        found = sensitivities(copy, self.batches, self.predict(self.batches))
+        found = sensitivities(copy, self.batches, self._float_outputs(self.batches))
         indices = [index[id(variable)] for variable in copy.trainable_variables]
         self.sensitivities = dict(zip(indices, found, strict=True))
 

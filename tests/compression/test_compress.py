@@ -5,6 +5,7 @@ import itertools
 import keras
 import models
 import numpy as np
+import pandas as pd
 import pytest
 from keras import layers
 
@@ -201,7 +202,7 @@ def test_examples_of_all_kinds(rng):
 
     kinds = [x, x.astype("float64"), keras.ops.convert_to_tensor(x), tf.data.Dataset.from_tensor_slices(x).batch(32)]
     kinds += [Batches(x), (x[index::3] for index in range(3)), ((x[index::3], 0) for index in range(3))]
-    kinds += [(x, np.zeros(90)), (x, np.zeros(90), np.ones(90)), (x,)]
+    kinds += [pd.DataFrame(x), (x, np.zeros(90)), (x, np.zeros(90), np.ones(90)), (x,)]
     for kind in kinds:
         np.testing.assert_allclose(values(kind), expected, rtol=1e-6)
     rest, held_out = batches_of({"a": x, "b": x[:, :3]}, model)
@@ -265,12 +266,16 @@ def test_report(rng, capsys):
         ({"ratio": 2, "x": [[1.0] * 20] * 4}, "Argument `x` must be an array, .* Received: x with 1.0"),
         ({"ratio": 2, "x": np.ones((1, 20))}, "Argument `x` must hold at least 2 examples"),
         ({"ratio": 2, "x": ()}, "Argument `x` must hold examples"),
+        ({"ratio": 2, "x": np.ones((9, 7))}, "x` must hold inputs that the model takes, .*float32 (3, 7), where"),
+        ({"ratio": 2, "x": iter(np.ones((9, 20)))}, "float32 (60,), where the model takes float32 (None, 20)"),
+        ({"ratio": 2, "x": iter(np.ones(9))}, "or a dataset or generator of batches of these. Received: x with .*1.0"),
+        ({"ratio": 2, "x": np.where(np.eye(9, 20) > 0, np.nan, 1)}, "Argument `x` must be finite"),
         ({"ratio": 2, "x": iter([])}, "Argument `x` must hold examples"),
         ({"max_change": 0.1, "measure": lambda *_: 0.5}, "Argument `max_change` must be at least 0.5"),
     ],
 )
 def test_errors(arguments, message, rng):
-    with pytest.raises(ValueError, match=message.replace("(", "\\(")):
+    with pytest.raises(ValueError, match=message.replace("(", "\\(").replace(")", "\\)")):
         compress(network(5), **{"x": examples(rng, 12), **arguments})
 
 
