@@ -71,16 +71,17 @@ def read_arrays(path, model):
     if len(arrays) == 1:
         (array,) = arrays.values()
         return array
-    names = [tensor.name for tensor in symbolic_inputs(model)]
+    inputs = symbolic_inputs(model)
+    names = [tensor.name for tensor in keras.tree.flatten(inputs)]
     if sorted(arrays) != sorted(names):
         raise ValueError(f"{path} must hold one array, or those of the inputs {names}. Received: {sorted(arrays)}")
-    return keras.tree.map_structure(lambda tensor: arrays[tensor.name], _structure(model))
+    return keras.tree.map_structure(lambda tensor: arrays[tensor.name], inputs)
 
 
 def symbolic_inputs(model):
-    """Return the list of the symbolic inputs of a model, empty if its code alone knows them."""
+    """Return the symbolic inputs of a model as its call takes them, an empty list if its code alone knows them."""
     try:
-        return model.inputs
+        return model.input if isinstance(model, Functional) else model.inputs
     except (AttributeError, ValueError):  # as a subclassed one, and a Sequential of such layers
         return []
 
@@ -160,12 +161,8 @@ def _drawn(model):
             return rng.normal(size=shape).astype("float32")
         return rng.integers(0, min(tables, default=2), shape).astype(tensor.dtype)
 
-    if not symbolic_inputs(model):
+    inputs = symbolic_inputs(model)
+    if not keras.tree.flatten(inputs):
         raise ValueError("Argument `x` must be given for a model whose code alone knows its inputs. Received: x=None")
-    drawn = keras.tree.map_structure(draw, _structure(model))
+    drawn = keras.tree.map_structure(draw, inputs)
     return drawn[0] if isinstance(drawn, list) and len(drawn) == 1 else drawn
-
-
-def _structure(model):
-    """Return the symbolic inputs of a model as its call takes them."""
-    return model.input if isinstance(model, Functional) else model.inputs

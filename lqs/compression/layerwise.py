@@ -60,8 +60,8 @@ class Network:
         try:
             outputs = self.predict(batches)
         except (ValueError, TypeError) as error:
-            inputs = keras.tree.flatten(batches[0]), symbolic_inputs(self.model)
-            found, expected = (", ".join(f"{each.dtype} {each.shape}" for each in some) for some in inputs)
+            inputs = batches[0], symbolic_inputs(self.model)
+            found, expected = (keras.tree.map_structure(lambda x: f"{x.dtype} {x.shape}", some) for some in inputs)
             raise ValueError(
                 "Argument `x` must hold inputs that the model takes, and a dataset or generator batches of them. "
                 f"Received: a batch of {found}" + f", where the model takes {expected}" * bool(expected)

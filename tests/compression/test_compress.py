@@ -267,7 +267,7 @@ def test_report(rng, capsys):
         ({"ratio": 2, "x": np.ones((1, 20))}, "Argument `x` must hold at least 2 examples"),
         ({"ratio": 2, "x": ()}, "Argument `x` must hold examples"),
         ({"ratio": 2, "x": np.ones((9, 7))}, "x` must hold inputs that the model takes, .*float32 (3, 7), where"),
-        ({"ratio": 2, "x": iter(np.ones((9, 20)))}, "float32 (60,), where the model takes float32 (None, 20)"),
+        ({"ratio": 2, "x": iter(np.ones((9, 20)))}, "float32 (60,), where the model takes .'float32 (None, 20)'"),
         ({"ratio": 2, "x": iter(np.ones(9))}, "or a dataset or generator of batches of these. Received: x with .*1.0"),
         ({"ratio": 2, "x": np.where(np.eye(9, 20) > 0, np.nan, 1)}, "Argument `x` must be finite"),
         ({"ratio": 2, "x": iter([])}, "Argument `x` must hold examples"),
