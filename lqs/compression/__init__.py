@@ -29,9 +29,9 @@ def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=Non
     Args:
         model: a built `keras.Model` in float.
         x: inputs like those that the model is for, some hundreds at least: an array, a list or dictionary of arrays, a
-            `keras.utils.PyDataset`, `tf.data.Dataset` or generator of batches (of which 4,096 examples are read). In a
-            tuple `(x, y)`, labels are left out. A third of the examples is held out to measure the change. `None`
-            compresses by random inputs, which is worse, for `ratio` and `bytes` only.
+            `keras.utils.PyDataset`, `tf.data.Dataset` or generator of batches (of which 4,096 examples are read; labels
+            in `(x, y)` are left out). A third is held out to measure the change. `None` compresses by random inputs, which
+            is worse, for `ratio` and `bytes` only.
         max_change: the largest change of the outputs, between 0 and 1: the share of examples whose largest output is
             another one; for outputs of one unit the error, relative to the outputs' norm.
         ratio: how many times smaller than the parameters in float32 the `.lqs` file is to be.
