@@ -30,7 +30,7 @@ def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=Non
         model: a built `keras.Model` in float.
         x: inputs like those that the model is for, some hundreds at least: an array, a list or dictionary of arrays, a
             `keras.utils.PyDataset`, `tf.data.Dataset` or generator of batches (of which 4,096 examples are read; labels
-            in `(x, y)` are left out). A third is held out to measure the change. `None` compresses by random ones, which
+            in `(x, y)` are left out). A third is held out to measure the change. `None` takes random inputs, which
             is worse, for `ratio` and `bytes` only.
         max_change: the largest change of the outputs, between 0 and 1: the share of examples whose largest output is
             another one; for outputs of one unit the error, relative to the outputs' norm.
