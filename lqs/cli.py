@@ -66,24 +66,27 @@ def pack(path: Path, output: Path | None, float_dtype: str, inference_only: bool
 
 @commands.command()
 @click.argument("path", type=EXISTING)
-@click.argument("output", type=NEW)
-@click.option("--calibration", type=EXISTING, help="Inputs of the model: a .npz of one array, or of one for each.")
+@click.argument("output", type=NEW, required=False)
+@click.option("--calibration", type=EXISTING, help="Inputs of the model: a .npy, or a .npz of one array for each.")
 @click.option("--max-change", type=float, help="Largest share of predictions that change, such as 0.001.")
 @click.option("--ratio", type=float, help="How many times smaller than in float32.")
 @click.option("--bytes", "num_bytes", type=int, help="Size of the file.")
 @INFERENCE_ONLY
-def compress(path: Path, output: Path, calibration: Path | None, num_bytes: int | None, **request: Any) -> None:
+def compress(path: Path, output: Path | None, calibration: Path | None, num_bytes: int | None, **request: Any) -> None:
     """Make a small .lqs file of a float .keras file, without labels and without training.
 
-    Give one of --max-change, --ratio and --bytes.
+    Give one of --max-change, --ratio and --bytes. Without OUTPUT, the .lqs file is beside the .keras file.
     """
+    output = output or path.with_suffix(".lqs")
+    if output.suffix != ".lqs":
+        raise click.BadParameter(f"{output} does not end in .lqs", param_hint="OUTPUT")
     from lqs.compression import compress
-    from lqs.compression.examples import read_npz
+    from lqs.compression.examples import read_arrays
     from lqs.file.configuration import read_keras
     from lqs.file.saving import save
 
     model = read_keras(path)
-    small = compress(model, calibration and read_npz(calibration, model), **request, bytes=num_bytes, verbose=True)
+    small = compress(model, calibration and read_arrays(calibration, model), **request, bytes=num_bytes, verbose=True)
     save(small, output, inference_only=request["inference_only"])
     click.echo(f"{output}: {output.stat().st_size:,} bytes, {path.name} has {path.stat().st_size:,}")
 

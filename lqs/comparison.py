@@ -61,7 +61,7 @@ def compare(model: keras.Model, small: keras.Model, x: Any) -> "pd.DataFrame":
     x = arrays_of(x)
     outputs = {name: _outputs(each, x) for name, each in models.items()}
     for name, arrays in outputs.items():
-        check_outputs(arrays, name)
+        check_outputs(arrays, name, x)
     shapes = {name: [array.shape for array in arrays] for name, arrays in outputs.items()}
     if shapes["model"] != shapes["small"]:
         raise ValueError(f"Argument `small` must have outputs of the shapes of those of `model`. Received: {shapes}")

@@ -145,7 +145,8 @@ def _with_integers(copy, pairs):
             continue
         (integers, scale), quantizer = pair, found[id(variable)]
         quantizer.scale_weight.assign(scale)
-        variable.assign(quantizer.parameter_of(integers, scale.astype(variable.dtype)))
+        own_scale = to_numpy(quantizer.scale).astype(np.promote_types("float32", variable.dtype))
+        variable.assign(quantizer.parameter_of(integers, own_scale))
         if not np.array_equal(to_numpy(quantizer.integers(variable.value)), integers):
             raise ValueError(
                 f"Argument `parameters` must have integers that {variable.dtype} gives back at their scales. "

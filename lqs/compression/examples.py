@@ -18,9 +18,9 @@ def batches_of(x, model):
     """Return two lists of batches of inputs: to compress by, and to measure on, every third example.
 
     Args:
-        x: an array, a list or dictionary of arrays, or what gives batches: a `keras.utils.PyDataset`, a
-            `tf.data.Dataset`, a generator, of inputs, or of tuples of inputs and others that are left out. `None` draws
-            inputs: normal numbers, and token numbers.
+        x: an array, a list or dictionary of arrays, or what gives batches of these: a `keras.utils.PyDataset`, a
+            `tf.data.Dataset`, a generator. A tuple, also one that is a batch, is `(x, y)` or `(x, y, sample_weight)`,
+            as `fit` takes it, of which the inputs are used. `None` draws inputs: normal numbers, and token numbers.
         model: the model, for inputs to be drawn.
 
     Raises:
@@ -44,7 +44,8 @@ def arrays_of(x, least=1):
     Raises:
         ValueError: if `x` is nothing like that.
     """
-    if not isinstance(x, (np.ndarray, list, dict, tuple)) and not keras.ops.is_tensor(x):
+    x = _without_labels(x)
+    if not isinstance(x, (list, dict)) and not hasattr(x, "__array__"):
         x = _joined(x)
     x = keras.tree.map_structure(_as_array, x)
     sizes = {len(array) for array in keras.tree.flatten(x)}
@@ -56,21 +57,33 @@ def arrays_of(x, least=1):
     return x
 
 
-def read_npz(path, model):
-    """Return the inputs of a model in a `.npz` file: its one array, or a dictionary by the names of the inputs.
+def read_arrays(path, model):
+    """Return the inputs of a model in a `.npy` or `.npz` file: its one array, or a dictionary by names of the inputs.
 
     Raises:
         ValueError: if there are several arrays, and not one for each name.
     """
-    with np.load(path) as file:
+    loaded = np.load(path)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded as file:
         arrays = dict(file)
     if len(arrays) == 1:
         (array,) = arrays.values()
         return array
-    names = [tensor.name for tensor in model.inputs]
+    inputs = symbolic_inputs(model)
+    names = [tensor.name for tensor in keras.tree.flatten(inputs)]
     if sorted(arrays) != sorted(names):
         raise ValueError(f"{path} must hold one array, or those of the inputs {names}. Received: {sorted(arrays)}")
-    return keras.tree.map_structure(lambda tensor: arrays[tensor.name], _structure(model))
+    return keras.tree.map_structure(lambda tensor: arrays[tensor.name], inputs)
+
+
+def symbolic_inputs(model):
+    """Return the symbolic inputs of a model as its call takes them, an empty list if its code alone knows them."""
+    try:
+        return model.input if isinstance(model, Functional) else model.inputs
+    except (AttributeError, ValueError):  # as a subclassed one, and a Sequential of such layers
+        return []
 
 
 def num_examples(batches):
@@ -78,37 +91,45 @@ def num_examples(batches):
     return sum(len(keras.tree.flatten(batch)[0]) for batch in batches)
 
 
-def check_outputs(arrays, name):
-    """Raise if outputs of the model that is the argument `name` are not finite."""
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise ValueError(f"Argument `{name}` must have finite outputs. Received: outputs with NaN or infinity")
+def check_outputs(arrays, name, x):
+    """Raise if outputs of the model that is the argument `name` are not finite, perhaps by its inputs `x`."""
+    if all(np.isfinite(array).all() for array in arrays):
+        return
+    if not all(np.isfinite(array).all() for array in keras.tree.flatten(x) if array.dtype.kind == "f"):
+        raise ValueError("Argument `x` must be finite. Received: x with NaN or infinity")
+    raise ValueError(f"Argument `{name}` must have finite outputs. Received: outputs with NaN or infinity")
 
 
 def _batches(x, indices):
     """Return batches that are the smaller the larger an example is."""
     arrays = keras.tree.flatten(x)
-    numbers = sum(array[0].size * (1 if array.dtype.kind == "f" else NUMBERS_OF_A_TOKEN) for array in arrays)
+    numbers = sum(array[:1].size * (1 if array.dtype.kind == "f" else NUMBERS_OF_A_TOKEN) for array in arrays)
     batch_size = int(np.clip(BATCH_NUMBERS // max(numbers, 1), *BATCH_SIZES))
     parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     return [keras.tree.map_structure(lambda array, part=part: array[part], x) for part in parts]
 
 
+def _without_labels(x):
+    """Return the inputs in `(x, y)`; a list is one of inputs."""
+    return x[0] if isinstance(x, tuple) and x else x
+
+
 def _as_array(array):
-    if not getattr(array, "shape", ()):
+    if not len(getattr(array, "shape", ())):
         raise _is_no_input(f"x with {array!r}")
-    array = array if isinstance(array, np.ndarray) else to_numpy(array)
+    array = to_numpy(array) if keras.ops.is_tensor(array) else np.asarray(array)
     return array.astype("float32") if array.dtype == "float64" else array
 
 
 def _joined(batches):
-    """Return the inputs in batches of inputs, or of tuples that they come first in."""
+    """Return the inputs in batches."""
     if isinstance(batches, keras.utils.PyDataset):
         batches = map(batches.__getitem__, range(batches.num_batches))
     if not hasattr(batches, "__iter__"):
         raise _is_no_input(f"x={batches!r}")
     read, size = [], 0
     for batch in itertools.islice(batches, MAX_EXAMPLES):
-        batch = keras.tree.map_structure(_as_array, batch[0] if isinstance(batch, tuple) else batch)
+        batch = keras.tree.map_structure(_as_array, _without_labels(batch))
         read.append(batch)
         size += len(keras.tree.flatten(batch)[0])
         if size >= MAX_EXAMPLES:
@@ -121,7 +142,8 @@ def _joined(batches):
 def _is_no_input(received):
     """Return the error of what is neither an array nor holds any."""
     return ValueError(
-        f"Argument `x` must be an array, a list or dictionary of arrays, a dataset or a generator. Received: {received}"
+        "Argument `x` must be an array, a list or dictionary of arrays, or a dataset or generator of batches of "
+        f"these. Received: {received}"
     )
 
 
@@ -133,16 +155,14 @@ def _drawn(model):
         shape = (NUM_DRAWN, *tensor.shape[1:])
         if None in shape:
             raise ValueError(f"Argument `x` must be given for a model with inputs of any size. Received: {tensor}")
+        if tensor.dtype == "string":
+            raise ValueError(f"Argument `x` must be given for a model with inputs of strings. Received: {tensor}")
         if keras.backend.is_float_dtype(tensor.dtype):
             return rng.normal(size=shape).astype("float32")
         return rng.integers(0, min(tables, default=2), shape).astype(tensor.dtype)
 
-    if not model.inputs:
+    inputs = symbolic_inputs(model)
+    if not keras.tree.flatten(inputs):
         raise ValueError("Argument `x` must be given for a model whose code alone knows its inputs. Received: x=None")
-    drawn = keras.tree.map_structure(draw, _structure(model))
+    drawn = keras.tree.map_structure(draw, inputs)
     return drawn[0] if isinstance(drawn, list) and len(drawn) == 1 else drawn
-
-
-def _structure(model):
-    """Return the symbolic inputs of a model as its call takes them."""
-    return model.input if isinstance(model, Functional) else model.inputs

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from lqs.compression.examples import check_outputs, num_examples
+from lqs.compression.examples import check_outputs, num_examples, symbolic_inputs
 from lqs.compression.moments import MAX_ELEMENTS, Moments, Stop, captured, kernels
-from lqs.compression.rounding import damped, rounded_alone, rounded_matrix
+from lqs.compression.rounding import MAX_INTEGER, damped, rounded_alone, rounded_matrix
 from lqs.compression.sensitivities import sensitivities
 from lqs.conversion import candidates, is_not_normalization
 from lqs.copying import copied
@@ -49,12 +49,25 @@ class Network:
         self.floats = [to_numpy(variable.value) for variable in weights]
         pairs = candidates(self.model)
         self.parameters = [variable for owner, variable in pairs if is_not_normalization(owner, variable)]
-        self.outputs = self.predict(held_out)
-        check_outputs([array for arrays in self.outputs for array in arrays], "model")
+        self.outputs = self._float_outputs(held_out)
         self._measure_sensitivities(model)
         self._find_order()
         self._first = None
         self.rounded = {}
+
+    def _float_outputs(self, batches):
+        """Return the outputs of the float network, if it takes the inputs and the outputs are finite."""
+        try:
+            outputs = self.predict(batches)
+        except (ValueError, TypeError) as error:
+            inputs = batches[0], symbolic_inputs(self.model)
+            found, expected = (keras.tree.map_structure(lambda x: f"{x.dtype} {x.shape}", some) for some in inputs)
+            raise ValueError(
+                "Argument `x` must hold inputs that the model takes, and a dataset or generator batches of them. "
+                f"Received: a batch of {found}" + f", where the model takes {expected}" * bool(expected)
+            ) from error
+        check_outputs(keras.tree.flatten(outputs), "model", batches)
+        return outputs
 
     def predict(self, batches):
         """Return the outputs for batches, each as a flat list of arrays."""
@@ -67,8 +80,10 @@ class Network:
         copy = copied(model)
         for layer in copy._flatten_layers():
             layer.trainable = True
+        for _, variable in candidates(copy):  # one may be frozen in a layer that is not, as LoRA freezes kernels
+            variable.trainable = True
         index = {id(variable): i for i, variable in enumerate(copy.weights)}
-        found = sensitivities(copy, self.batches, self.predict(self.batches))
+        found = sensitivities(copy, self.batches, self._float_outputs(self.batches))
         indices = [index[id(variable)] for variable in copy.trainable_variables]
         self.sensitivities = dict(zip(indices, found, strict=True))
 
@@ -208,7 +223,8 @@ class Network:
         of_outputs = of_outputs / np.maximum(total, 1e-12)
         of_outputs = np.maximum(of_outputs, LEAST_SENSITIVITY * of_outputs.mean() + 1e-30)
         of_outputs = np.broadcast_to(of_outputs, (len(weights), weights.shape[-1]))
-        integers, scale = rounded_matrix(targets, regular, of_outputs, rate)
+        largest = _largest_integer(kernel.variable.dtype, targets)
+        integers, scale = rounded_matrix(targets, regular, of_outputs, rate, largest)
         self._keep(kernel.variable, kernel.from_matrix(integers), scale, True)
         if has_bias and id(kernel.bias) in {id(variable) for variable in self.parameters}:
             scale = self.rounded[index].scale.item()
@@ -220,7 +236,8 @@ class Network:
     def _round_alone(self, variable, values, rate, with_moments):
         squares = self.sensitivities[self.index[id(variable)]]
         weights = 0.25 * (squares + squares.mean()) + 1e-30  # what no example needs is not free to change
-        integers, scale = rounded_alone(values.astype("float64"), weights, rate)
+        largest = _largest_integer(variable.dtype, values)
+        integers, scale = rounded_alone(values.astype("float64"), weights, rate, largest)
         self._keep(variable, integers, scale, with_moments)
 
     def _keep(self, variable, integers, scale, with_moments):
@@ -253,6 +270,13 @@ class _Statistics:
             (layer.moving_mean, (old_mean + mean - float_mean).astype("float32")),
             (layer.moving_variance, new_variance.astype("float32")),
         ]
+
+
+def _largest_integer(dtype, values):
+    """Return the largest integer that a dtype gives back from the product with its scale."""
+    if dtype == "float16":  # which has steps of 2**-24 at least
+        return int(np.clip(2.0**23 * np.abs(values).max(initial=0), 1, 1023))
+    return 127 if dtype == "bfloat16" else MAX_INTEGER
 
 
 def _side(kernel):

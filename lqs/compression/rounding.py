@@ -67,7 +67,7 @@ def code_lengths(integers):
     return np.maximum.accumulate(bits)
 
 
-def rounded(targets, factors, sensitivities, step, bits, rate):
+def rounded(targets, factors, sensitivities, step, bits, rate, largest=MAX_INTEGER):
     """Return the integers of matrices, rows in turn.
 
     Args:
@@ -77,6 +77,7 @@ def rounded(targets, factors, sensitivities, step, bits, rate):
         step: the scale.
         bits: table of code lengths.
         rate: what a bit costs.
+        largest: magnitude of an integer.
     """
     left, n = targets.copy(), targets.shape[1]
     integers = np.zeros(targets.shape, "int32")
@@ -86,17 +87,17 @@ def rounded(targets, factors, sensitivities, step, bits, rate):
         stop = min(start + BLOCK, n)
         errors = np.empty_like(left[:, start:stop])
         for row in range(start, stop):
-            integers[:, row] = chosen(left[:, row], weights[row], step, bits, rate)[0]
+            integers[:, row] = chosen(left[:, row], weights[row], step, bits, rate, largest)[0]
             error = errors[:, row - start] = left[:, row] - integers[:, row] * step
             left[:, row + 1 : stop] -= feedback[:, row, row + 1 : stop, None] * error[:, None]
         left[:, stop:] -= feedback[:, start:stop, stop:].swapaxes(1, 2) @ errors
     return integers
 
 
-def chosen(values, weights, step, bits, rate):
+def chosen(values, weights, step, bits, rate, largest=MAX_INTEGER):
     """Return the cheapest among the nearest integer, the next one towards zero, and zero, and the sum of the costs."""
     ratio = values / step
-    nearest = np.rint(ratio).clip(-MAX_INTEGER, MAX_INTEGER)
+    nearest = np.rint(ratio).clip(-largest, largest)
     best = np.full(values.shape, np.inf)
     result = nearest
     scaled = weights * step**2
@@ -108,16 +109,17 @@ def chosen(values, weights, step, bits, rate):
     return result.astype("int32"), best.sum()
 
 
-def rounded_alone(values, weights, rate):
+def rounded_alone(values, weights, rate, largest=MAX_INTEGER):
     """Return integers and the step of an array of which only the weights of square errors are known.
 
     Args:
         values: the array.
         weights: of its shape; half the second derivatives of what counts.
         rate: what a bit costs.
+        largest: magnitude of an integer.
     """
-    tried = steps(values, weights, rate)
-    costs = [_rounded_at(step, values, weights, rate)[1] for step in tried]
+    tried = steps(values, weights, rate, largest)
+    costs = [_rounded_at(step, values, weights, rate, largest)[1] for step in tried]
     best = int(np.argmin(costs))
     step = tried[best]
     if 0 < best < len(costs) - 1:  # the lowest point of a parabola, so that it moves gradually with the rate
@@ -125,25 +127,25 @@ def rounded_alone(values, weights, rate):
         curvature = below - 2 * lowest + above
         shift = np.clip((below - above) / (2 * curvature), -0.5, 0.5) if curvature > 0 else 0.0
         step = step * (tried[best + 1] / step) ** shift
-    integers, _ = _rounded_at(step, values, weights, rate)
+    integers, _ = _rounded_at(step, values, weights, rate, largest)
     return integers, refitted(step, np.sum(weights * integers * values), np.sum(weights * integers.astype(float) ** 2))
 
 
-def _rounded_at(step, values, weights, rate):
+def _rounded_at(step, values, weights, rate, largest):
     """Return the integers of a step, chosen by their own code lengths, and their cost."""
-    bits = code_lengths(np.rint(values / step).clip(-MAX_INTEGER, MAX_INTEGER).astype("int64"))
+    bits = code_lengths(np.rint(values / step).clip(-largest, largest).astype("int64"))
     for _ in range(2):
-        integers, cost = chosen(values, weights, step, bits, rate)
+        integers, cost = chosen(values, weights, step, bits, rate, largest)
         bits = code_lengths(integers)
     return integers, cost
 
 
-def steps(values, weights, rate):
+def steps(values, weights, rate, largest=MAX_INTEGER):
     """Return the steps to try: about that of which a finer one would save as much error as its bits cost."""
     mean = np.mean(weights)
     step = np.sqrt(6 * rate / mean) if mean > 0 else 1.0
-    largest = np.abs(values).max(initial=0) or 1.0
-    return np.unique(np.clip(step * FACTORS, largest / 2**15, 2 * largest))
+    magnitude = np.abs(values).max(initial=0) or 1.0
+    return np.unique(np.clip(step * FACTORS, magnitude / min(largest, 2**15), 2 * magnitude))
 
 
 def refitted(step, numerator, denominator):
@@ -151,7 +153,7 @@ def refitted(step, numerator, denominator):
     return float(numerator / denominator) if denominator > 0 and numerator > 0 else float(step)
 
 
-def rounded_matrix(targets, moments, sensitivities, rate):
+def rounded_matrix(targets, moments, sensitivities, rate, largest=MAX_INTEGER):
     """Return the integers `(groups, n, m)` of matrices and the scale that they share.
 
     The step is the cheapest one without feedback; its rounding with feedback then takes the code lengths of the
@@ -162,13 +164,14 @@ def rounded_matrix(targets, moments, sensitivities, rate):
         moments: `(groups, n, n)`, damped.
         sensitivities: `(groups, m)`.
         rate: what a bit costs.
+        largest: magnitude of an integer.
     """
     order, factors = feedback_factors(moments)
     ordered = np.take_along_axis(targets, order[:, :, None], 1)
     weights = 0.5 * sensitivities[:, None] * np.diagonal(factors, axis1=1, axis2=2)[:, :, None] ** -2.0
-    integers, step = rounded_alone(ordered, weights, rate)
+    integers, step = rounded_alone(ordered, weights, rate, largest)
     for _ in range(2):
-        integers = rounded(ordered, factors, sensitivities, step, code_lengths(integers), rate)
+        integers = rounded(ordered, factors, sensitivities, step, code_lengths(integers), rate, largest)
     result = np.empty_like(integers)
     np.put_along_axis(result, order[:, :, None], integers, 1)
     products = (moments @ result) * sensitivities[:, None]

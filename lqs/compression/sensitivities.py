@@ -18,10 +18,10 @@ class _SumOfSquares(keras.optimizers.Optimizer):
     def build(self, variables):
         if not self.built:
             super().build(variables)
-            self.squares = [self.add_variable_from_reference(v, name="square") for v in variables]
+            self.squares = [self.add_variable(v.shape, dtype="float32", name="square") for v in variables]
 
     def update_step(self, gradient, variable, learning_rate):
-        self.assign_add(self.squares[self._get_variable_index(variable)], ops.square(gradient))
+        self.assign_add(self.squares[self._get_variable_index(variable)], ops.square(ops.cast(gradient, "float32")))
 
 
 class _Projected(keras.Model):

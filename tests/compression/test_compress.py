@@ -5,6 +5,7 @@ import itertools
 import keras
 import models
 import numpy as np
+import pandas as pd
 import pytest
 from keras import layers
 
@@ -101,6 +102,27 @@ def test_relative_error_of_one_output(rng):
         models.predict(model, x)
     )
     assert 0.01 < error < 0.08
+
+
+@pytest.mark.parametrize(("dtype", "largest", "policy"), [("bfloat16", 127, "float32"), ("float16", 1023, "float16")])
+def test_integers_are_those_that_half_precision_gives_back(dtype, largest, policy, rng):
+    """Also where the file may have more bytes than these take."""
+    keras.config.set_dtype_policy(policy)
+    model = models.stack((20,), layers.Dense(9, dtype=dtype), layers.Dense(5))
+    x = examples(rng, 40)
+    small = compress(model, x, ratio=1)
+    assert max(np.abs(integers).max() for integers in list(model_integers(small).values())[:2]) == largest
+    expected, found = (models.predict(each, x).astype("float32") for each in (model, small))
+    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+
+
+def test_low_rank_adaptation(rng):
+    model, x = models.stack((20,), layers.Dense(30), layers.Dense(9)), examples(rng, 60)
+    model.layers[0].enable_lora(2)
+    model.layers[0].lora_kernel_b.assign(rng.normal(size=(2, 30)))
+    small = compress(model, x, bytes=1500)
+    expected, found = (models.predict(each, x) for each in (model, small))
+    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
 
 
 def test_measure_of_ones_own(rng):
@@ -209,6 +231,7 @@ def test_examples_of_all_kinds(rng):
 
     kinds = [x, x.astype("float64"), keras.ops.convert_to_tensor(x), tf.data.Dataset.from_tensor_slices(x).batch(32)]
     kinds += [Batches(x), (x[index::3] for index in range(3)), ((x[index::3], 0) for index in range(3))]
+    kinds += [pd.DataFrame(x), (x, np.zeros(90)), (x, np.zeros(90), np.ones(90)), (x,)]
     for kind in kinds:
         np.testing.assert_allclose(values(kind), expected, rtol=1e-6)
     rest, held_out = batches_of({"a": x, "b": x[:, :3]}, model)
@@ -271,13 +294,39 @@ def test_report(rng, capsys):
         ({"ratio": 2, "x": 3}, "Argument `x` must be an array, a list or dictionary"),
         ({"ratio": 2, "x": [[1.0] * 20] * 4}, "Argument `x` must be an array, .* Received: x with 1.0"),
         ({"ratio": 2, "x": np.ones((1, 20))}, "Argument `x` must hold at least 2 examples"),
+        ({"ratio": 2, "x": ()}, "Argument `x` must hold examples"),
+        ({"ratio": 2, "x": np.ones((9, 7))}, "x` must hold inputs that the model takes, .*float32 (3, 7), where"),
+        ({"ratio": 2, "x": iter(np.ones((9, 20)))}, "float32 (60,), where the model takes .'float32 (None, 20)'"),
+        ({"ratio": 2, "x": iter(np.ones(9))}, "or a dataset or generator of batches of these. Received: x with .*1.0"),
+        ({"ratio": 2, "x": np.where(np.eye(9, 20) > 0, np.nan, 1)}, "Argument `x` must be finite"),
         ({"ratio": 2, "x": iter([])}, "Argument `x` must hold examples"),
         ({"max_change": 0.1, "measure": lambda *_: 0.5}, "Argument `max_change` must be at least 0.5"),
     ],
 )
 def test_errors(arguments, message, rng):
-    with pytest.raises(ValueError, match=message.replace("(", "\\(")):
+    with pytest.raises(ValueError, match=message.replace("(", "\\(").replace(")", "\\)")):
         compress(network(5), **{"x": examples(rng, 12), **arguments})
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras takes strings as inputs on TensorFlow only")
+def test_strings():
+    import tensorflow as tf
+
+    words = np.array(["a b", "b c", "c a"] * 10)
+    parts = layers.TextVectorization(9, output_sequence_length=3), layers.Embedding(9, 50), layers.Flatten()
+    parts[0].adapt(words)
+    model = models.stack((), *parts, layers.Dense(5), dtype="string")
+    for x in (words, words.astype(object), tf.data.Dataset.from_tensor_slices(words).batch(8)):
+        assert file_bytes(compress(model, x, bytes=1500)) <= 1500
+    with pytest.raises(ValueError, match="Argument `x` must be given for a model with inputs of strings"):
+        compress(model, bytes=1500)
+
+
+@pytest.mark.once
+def test_inputs_that_only_code_knows():
+    model = models.example("subclassed").model
+    with pytest.raises(ValueError, match="Argument `x` must be given for a model whose code alone knows its inputs"):
+        compress(model, ratio=2)
 
 
 @pytest.mark.once

@@ -202,6 +202,17 @@ def test_compress(run, tmp_path):
     assert code == 1 and "Exactly one of the arguments" in errors
 
 
+def test_compress_beside_the_model(run, tmp_path):
+    """By a .npy file; what does not end in .lqs is refused before anything is read."""
+    keras.Sequential([keras.Input((9,)), keras.layers.Dense(50)]).save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60, 9)))
+    arguments = "--calibration", tmp_path / "x.npy", "--max-change", 0.1
+    code, output, _ = run("compress", tmp_path / "model.keras", *arguments)
+    assert code == 0 and f"{tmp_path / 'model.lqs'}: " in output
+    code, output, error = run("compress", tmp_path / "model.keras", tmp_path / "small.bin", *arguments)
+    assert code == 2 and output == "" and "small.bin does not end in .lqs" in error
+
+
 def test_compress_with_arrays_by_name(run, tmp_path):
     inputs = [keras.Input((4,), name="a"), keras.Input((3,), name="b")]
     keras.Model(inputs, keras.layers.Dense(50)(keras.layers.Concatenate()(inputs))).save(tmp_path / "model.keras")
