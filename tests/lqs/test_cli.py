@@ -66,7 +66,7 @@ FILE = next((Path(__file__).parents[2] / "data" / "models" / "mnist").glob("comp
 
 def test_info_of_a_committed_file(run):
     code, output, _ = run("info", FILE)
-    assert code == 0 and output.splitlines()[0].endswith("arrays, format 2")
+    assert code == 0 and output.splitlines()[0].endswith("arrays, format 4")
 
 
 @pytest.mark.parametrize("arguments", [["info", str(FILE)], ["--version"], ["--help"], ["pack", "--help"]])
