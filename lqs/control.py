@@ -27,7 +27,7 @@ LANDINGS = (0.8, 0.85, 0.9, 0.95, 1.0)  # shares of the training at which scales
 LARGEST_LAG = 0.05  # of the logarithm of the size behind the reference, from which on scales are moved before that
 LARGEST_MOVE, NUM_TRIALS, CLOSE = math.log(4.0), 8, 0.002  # of the logarithm of a factor; and of the size
 LARGEST_ZERO = 0.5  # share of the elements other than zero that are set to it at most
-LAST_TOLERANCE = 0.95  # of the tolerance: what is sparse, and larger by more, has elements set to zero
+LAST_TOLERANCE = 0.95  # of the tolerance, to which a sparse file that is larger at the end is brought
 
 
 class TargetSize(keras.callbacks.Callback):
@@ -56,9 +56,8 @@ class TargetSize(keras.callbacks.Callback):
     100 % of the training they always are. With a smaller scale, elements would leave zero that the loss never saw
     elsewhere: a file of less than 2 bits for each of these parameters that is smaller than asked for stays so. Where it
     has less than 0.4, or the target has and the ramp is over, too many others would become zero at once with a larger
-    scale. There no scale is moved; at 80 % and so on, if the file is larger than the reference by the tolerance, in two
-    updates in a row, the elements nearest to zero are set to it, as few as that takes. The rest of the training makes
-    up for them.
+    scale. There no scale is moved; if the file is too large at the end by more than the tolerance, the elements nearest
+    to zero are set to it, as few as that takes.
 
     Moved scales change what batch normalization sees, and its moving averages follow in some hundreds of steps only.
     In a short training, scales therefore go most of their way in its first half.
@@ -214,8 +213,8 @@ class TargetSize(keras.callbacks.Callback):
             self.landings = [later for later in self.landings if later > share] or [math.inf]
             if self._has_bits(size, SPARSE_BITS if error > 0 else FINE_BITS):
                 self._land(reference, is_last=share >= 1)
-            elif (error if share >= 1 else min(error, self.error)) > LAST_TOLERANCE * self.tolerance:
-                self._set_to_zero(reference)
+            elif share >= 1 and error > LAST_TOLERANCE * self.tolerance:
+                self._set_to_zero(reference * math.exp(LAST_TOLERANCE * self.tolerance))
         elif min(error, self.error) > LARGEST_LAG and self._has_bits(
             size if share <= self.ramp else self.target, SPARSE_BITS
         ):
@@ -243,9 +242,8 @@ class TargetSize(keras.callbacks.Callback):
     def _set_to_zero(self, reference: float) -> None:
         """Set the elements of penalized parameters that are nearest to zero to it, until the file has the size.
 
-        Which ones is decided by their magnitude in units of their scale. With them go all whose integer is 0 already:
-        in the middle of its bin they no longer come and go, as they do at its edges (Nagel et al. 2022, arXiv
-        2203.11086). Where half of the others would not be enough, all stay as they are.
+        Which ones is decided by their magnitude in units of their scale. Where half of those other than zero would not
+        be enough, all stay as they are.
         """
         pairs = [(p, q) for p, q in quantized_parameters(self.model) if q.penalty is not None and q.is_scale_learned]
         values = [keras.ops.convert_to_numpy(parameter) for parameter, _ in pairs]
