@@ -510,7 +510,7 @@ def test_committed_files_are_there():
 def test_committed_files_are_read(path):
     content = path.read_bytes()
     configuration, tensors = parse(content)
-    assert content[4] in (2, 3) and configuration["class_name"] in ("Sequential", "Functional")
+    assert content[4] in (2, 3, 4) and configuration["class_name"] in ("Sequential", "Functional")
     entries = parse_header(content)[1]
     for entry, tensor in zip(entries, tensors, strict=True):
         assert tensor.array.shape == tuple(entry["shape"]) and np.all(np.isfinite(tensor.array)), tensor.name
