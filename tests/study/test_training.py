@@ -290,7 +290,7 @@ def test_run_with_soft_labels(pretrained, folders, tmp_path):
 
 @pytest.mark.slow
 @on_jax
-def test_run_with_soft_labels_and_a_hold_out(folders, tmp_path):
+def test_run_with_soft_labels_and_a_hold_out(tmp_path):
     config = digits_config(method="difference", strength=1e-8, holdout=300, distillation=0.5)
     record = training.train(config, tmp_path, tmp_path)
     digits, model = load_dataset(config.replace(holdout=None)), load(weights_path(config, tmp_path))
