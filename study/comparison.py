@@ -14,7 +14,8 @@ def at_size(runs, size, target, quantities):
         quantities: columns to interpolate.
 
     Returns:
-        Series of the quantities, missing if the target is beyond the sizes of the curve.
+        Series of the quantities, missing if the target is beyond the sizes of the curve, or if a run lacks its size:
+        else its neighbours would be joined as if it were not there.
 
     Example: halfway between 10 and 1000 is 100.
 
@@ -22,6 +23,8 @@ def at_size(runs, size, target, quantities):
     >>> float(at_size(runs, "unique", 100, ["accuracy"])["accuracy"])
     96.0
     """
+    if runs[size].isna().any():
+        return pd.Series(np.nan, index=quantities)
     curve = runs.groupby(size)[quantities].mean()
     place = np.log(target), np.log(curve.index.to_numpy(float))
     beyond = {"left": np.nan, "right": np.nan}
@@ -29,8 +32,14 @@ def at_size(runs, size, target, quantities):
 
 
 def at_sizes(runs, size, targets, quantities, keys=("method",)):
-    """Return `at_size` of each curve, one row per target, `keys` and seed; targets beyond a curve have no row."""
-    curves = runs.groupby([*keys, "seed"])
+    """Return `at_size` of each complete curve, one row per target, `keys` and seed; targets beyond it have no row.
+
+    A curve is complete if it has as many runs as any curve with the same `keys`, that is of another seed, and each run
+    has its size. Other curves have no rows: where a run is missing, its neighbours would be joined without it.
+    """
+    num_runs = runs.groupby([*keys, "seed"])["seed"].transform("size")
+    most = num_runs.groupby([runs[key] for key in keys]).transform("max") if keys else num_runs.max()
+    curves = runs[num_runs == most].groupby([*keys, "seed"])
     tables = [curves[runs.columns].apply(at_size, size, target, quantities).assign(target=target) for target in targets]
     return pd.concat(tables).reset_index().dropna()
 

@@ -17,8 +17,8 @@ RUNS = pd.concat(
         curve("a", 1, [4, 16, 64], [90.0, 94.0, 96.0]),
         curve("a", 2, [4, 16, 64], [91.0, 95.0, 96.0]),
         curve("b", 1, [4, 8, 8], [90.0, 91.0, 92.0]),
-        curve("b", 2, [4, 32], [91.0, 94.0]),
-        curve("b", 3, [4, 32], [91.0, 94.0]),
+        curve("b", 2, [4, 32, 32], [91.0, 94.0, 94.0]),
+        curve("b", 3, [4, 32, 32], [91.0, 94.0, 94.0]),
     ]
 )
 
@@ -38,6 +38,20 @@ def test_every_curve_that_reaches_a_target_has_a_row():
     found = {(row.target, row.method, row.seed): round(row.accuracy, 6) for row in rows.itertuples()}
     expected = {(8, "a", 1): 92, (8, "a", 2): 93, (8, "b", 1): 91.5, (8, "b", 2): 92, (8, "b", 3): 92}
     assert found == {**expected, (16, "a", 1): 94, (16, "a", 2): 95, (16, "b", 2): 93, (16, "b", 3): 93}
+
+
+def test_curve_that_lacks_the_size_of_a_run_is_not_read_across_the_gap():
+    runs = curve("a", 1, [4, np.nan, 64], [90.0, 94.0, 96.0])
+    assert np.isnan(at_size(runs, "unique", 16, ["accuracy"])["accuracy"])
+
+
+@pytest.mark.parametrize("keys", [(), ("method",)])
+def test_incomplete_curves_have_no_rows(keys):
+    missing_run = curve("a", 2, [4, 64], [91.0, 96.0])
+    missing_size = curve("a", 3, [4, np.nan, 64], [91.0, 95.0, 96.0])
+    runs = pd.concat([RUNS.query("method == 'a' and seed == 1"), missing_run, missing_size])
+    rows = at_sizes(runs, "unique", [8, 16], ["accuracy"], keys)
+    assert rows[["target", "seed"]].values.tolist() == [[8, 1], [16, 1]]
 
 
 def test_differences_are_paired_by_seed():
