@@ -22,6 +22,7 @@ from study.styles import METHOD_LABELS as METHOD_LABELS
 from study.styles import method_style as method_style
 
 PLAYED = "played_figures"
+FRONT = {"color": "0.5", "linewidth": 0.8, "label": "Pareto front"}
 PUBLISHED = {"color": "black", "marker": "x", "markersize": 5, "linestyle": "none", "label": "published", "zorder": 5}
 QUANTITY_LABELS = {
     "unique": "unique integers",
@@ -88,6 +89,24 @@ def saver(notebook, variables):
 def add_range(runs):
     """Return the table with the column `range`, the number of integers from the least to the greatest."""
     return runs.assign(range=runs["max"] - runs["min"] + 1)
+
+
+def add_last_epochs(runs, num_last=10):
+    """Return the table with the accuracy of the last epochs, in percent, by the histories.
+
+    The columns are `last`, that of the last epoch, and `mean`, `least` and `greatest` of the last `num_last` epochs, or
+    of all if there are fewer.
+
+    Example:
+
+    >>> runs = pd.DataFrame({"history": [{"val_accuracy": [0.5, 0.875, 1.0, 0.75]}]})
+    >>> add_last_epochs(runs, num_last=3)[["last", "mean", "least", "greatest"]].values.tolist()
+    [[75.0, 87.5, 75.0, 100.0]]
+    """
+    tails = [100 * np.array(history["val_accuracy"][-num_last:]) for history in runs["history"]]
+    rows = [(tail[-1], tail.mean(), tail.min(), tail.max()) for tail in tails]
+    columns = ["last", "mean", "least", "greatest"]
+    return runs.join(pd.DataFrame(rows, index=runs.index, columns=columns, dtype=float))
 
 
 def pareto_front(sizes, scores):
@@ -228,6 +247,7 @@ def draw_pareto(axes, runs, size="unique", published=None, label_strengths=False
                     axes.annotate(**label, xytext=(4, -7), textcoords="offset points", fontsize=5, color="0.35")
         front = points.iloc[pareto_front(points[size], points["accuracy"])]
         axes.plot(front[size], front["accuracy"], color=style["color"], linewidth=0.8, alpha=0.7)
+    axes.plot([], [], **FRONT)  # one entry of the legend for the lines of all methods
     if published is not None and len(published):
         axes.plot(published[size], published["accuracy"], **PUBLISHED)
     axes.set(xscale="log", xlabel=QUANTITY_LABELS[size], ylabel=QUANTITY_LABELS["val_accuracy"])
