@@ -10,9 +10,9 @@ PYTEST := pytest -q -n 2 --dist=worksteal
 # The rooms that compute on a backend. What does not depend on it, or takes long, has the mark `once`: it runs on JAX alone.
 BOTH := tests/lqs tests/file tests/methods tests/compression
 # `make test SLOW=1`, as continuous integration does, runs those with the mark `slow` too: batches that are killed, a browser,
-# other processes, other devices.
+# other processes, other devices; and on JAX those with `long_on_jax`, which compile for seconds there.
 ON_EACH := $(if $(SLOW),not once,not once and not slow)
-ON_JAX := $(if $(SLOW),,not slow)
+ON_JAX := $(if $(SLOW),,not slow and not long_on_jax)
 # PyTorch is not among the locked packages: it has its part where it is installed in .venv.
 BACKENDS ?= tensorflow jax $(shell .venv/bin/python -c 'import importlib.util as u; print("torch" * bool(u.find_spec("torch")))')
 # On JAX the tests spend most of their time compiling what runs for milliseconds: less of LLVM takes a quarter off.

@@ -35,7 +35,7 @@ def figures():
 @click.option("--slow", is_flag=True, help="Also what takes many seconds each: make test SLOW=1.")
 def test(slow):
     """Run lint, types, tests on TensorFlow and JAX, doctests and every notebook."""
-    on_each, on_jax = ("not once", "") if slow else ("not once and not slow", "not slow")
+    on_each, on_jax = ("not once", "") if slow else ("not once and not slow", "not slow and not long_on_jax")
     one_core = partial(run, OMP_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1")
     one_core("ruff", "check", ".")
     one_core("ruff", "format", "--check", ".")

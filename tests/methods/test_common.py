@@ -183,6 +183,7 @@ def test_parameter_of_integers_has_these_integers(name):
     np.testing.assert_array_equal(numbers(layer(again)), numbers(layer(parameter)))
 
 
+@pytest.mark.long_on_jax
 @each
 def test_gradients_in_training(name, parameter, gradients):
     """Learned weights have gradients; the scale has none, unless it is learned; zeros give finite ones."""
@@ -278,6 +279,7 @@ def assert_equal_models(ours, theirs, but=()):
     np.testing.assert_array_equal(numbers(ours(x)), numbers(theirs(x)))
 
 
+@pytest.mark.long_on_jax
 @each
 def test_a_layer_that_is_called_twice_trains(name):
     """Within one step, also where each call measures the scale anew."""
@@ -299,7 +301,7 @@ def test_files_keep_everything(name, kind, reload, tmp_path):
         assert_equal_models(reload(model), model, but=["seed_generator_state"])
 
 
-@pytest.mark.once
+@pytest.mark.long_on_jax
 @each
 def test_checkpoints_to_h5(name, tmp_path):
     """With one prototype for kernels and biases, whose weights, and those of the optimizer for them, need own names."""
@@ -351,7 +353,7 @@ def test_copies_of_one_prototype_are_apart(name, rng):
     assert not prototype.built
 
 
-@pytest.mark.once
+@pytest.mark.long_on_jax
 @each
 @pytest.mark.parametrize(
     "granularity, shape, scale_shape", [("scalar", (5,), (1,)), ("filter", (3, 3, 2, 4), (1, 1, 1, 4))]
