@@ -229,8 +229,12 @@ def _pairs(value, rank):
     return (value,) * rank if isinstance(value, int) else tuple(value)
 
 
-class Stop(Exception):
-    """Ends a call of a model of which nothing more is to be captured."""
+class Stop(BaseException):
+    """Ends a call of a model of which nothing more is to be captured.
+
+    Not an `Exception`: Keras makes a new one of these with the call's arguments, in a cycle of references that keeps
+    all that the call has computed until garbage is collected.
+    """
 
 
 @contextlib.contextmanager

@@ -1,5 +1,9 @@
 """Tests of what is multiplied with each kernel: inputs times matrix are the outputs of the layer."""
 
+import contextlib
+import gc
+import weakref
+
 import keras
 import models
 import numpy as np
@@ -89,6 +93,23 @@ def test_recurrent_layer_is_captured_with_its_states(rng):
     assert outputs.shape == (2, 4) and "call" not in vars(layer)
     of_inputs, of_states = (products(kernel, inputs, states) for kernel in moments.kernels(layer))
     np.testing.assert_allclose((of_inputs + of_states).reshape(states.shape), states, rtol=1e-3, atol=1e-5)
+
+
+def test_call_that_is_stopped_keeps_nothing(rng):
+    """Also before garbage is collected."""
+    model, references = models.stack((4,), layers.Dense(3), layers.Dense(2)), []
+
+    def capture(layer, x, y):
+        references.append(weakref.ref(x))
+        raise moments.Stop
+
+    gc.disable()
+    try:
+        with moments.captured(model.layers[1:], capture), contextlib.suppress(moments.Stop):
+            model(rng.normal(size=(2, 4)).astype("float32"))
+        assert [reference() for reference in references] == [None]
+    finally:
+        gc.enable()
 
 
 def test_moments_add_up(rng):
