@@ -34,6 +34,7 @@ from lqs.file.sizes import fp32_bytes
 from lqs.inspection import quantized_parameters, to_numpy
 from study import datasets
 from study.configs import Config
+from study.examples import load_dataset
 from study.paths import DATA, MODELS, RUNS
 
 TABLE = DATA / "peers_bytes.csv"
@@ -76,7 +77,7 @@ class Network:
             self.model.set_weights(compress.trained(make, x, data.y_train, epochs, seed=1).get_weights())
         else:
             config = Config.from_flat(json.loads((RUNS / f"{COMMITTED[name]}.json").read_text())["config"])
-            data, scale = datasets.load(name), config.data.input_scale
+            data, scale = load_dataset(config.replace(holdout=None)), config.data.input_scale
             self.quantized = lqs.load(MODELS / f"{COMMITTED[name]}.lqs")
             self.model = lqs.dequantize(self.quantized)
         x = (images.astype("float32") * np.float32(scale) for images in (data.x_train[:NUM_CALIBRATION], data.x_test))
