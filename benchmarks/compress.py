@@ -2,16 +2,19 @@
 
     LQS_MIRROR=... python benchmarks/compress.py dense convolutional
     LQS_MIRROR=... python benchmarks/compress.py then_fit
+    LQS_MIRROR=... KERAS_BACKEND=tensorflow python benchmarks/compress.py cifar10 imagenette
     python benchmarks/compress.py MobileNetV2 ResNet50
 
 `dense`, the thesis's network, and `convolutional`, a small one, are trained on MNIST in float for some epochs, and
 compressed by unlabelled training images. Their rows go into `data/compress.csv`, where those of a network that is not
 named stay, and the table of all into `benchmarks/compress.md`. `then_fit` trains on from what `lqs.compress` makes of
-both, beside the same number of epochs from `lqs.quantize`. The names of networks of `keras.applications` compress these
-at 64 x 64 pixels, 8 times, with random weights and statistics of normalization of their own: for time and memory, and
-how near their outputs stay.
+both, beside the same number of epochs from `lqs.quantize`. `cifar10` and `imagenette` are the networks of the thesis
+with the weights of a recorded float run, which is trained first where its weights are not kept. The names of networks
+of `keras.applications` compress these at 64 x 64 pixels, 8 times, with random weights and statistics of normalization
+of their own: for time and memory, and how near their outputs stay.
 """
 
+import json
 import os
 import resource
 import subprocess
@@ -27,8 +30,11 @@ from keras import layers
 import lqs
 from lqs.file.sizes import file_bytes, fp32_bytes
 from study import datasets, networks
+from study.configs import Config
 from study.environment import environment
-from study.paths import DATA
+from study.examples import load_dataset
+from study.paths import DATA, RUNS
+from study.training import make_model
 
 TABLE, PAGE = DATA / "compress.csv", Path(__file__).with_suffix(".md")
 NUM_EXAMPLES = 6000
@@ -36,6 +42,11 @@ REQUESTS = [
     *({"max_change": c} for c in (0.001, 0.002, 0.005, 0.01)),
     *({"ratio": r} for r in (10, 15, 20, 25, 30, 35)),
 ]
+RECORDED = {
+    "cifar10": "cifar10/compact-float-scalar-0-scratch-s42-e66f6088",
+    "imagenette": "imagenette/laptop-float-scalar-0-scratch-s42-cd100b46",
+}
+NUM_RECORDED = {"cifar10": 1500, "imagenette": 600}  # examples, as many as the time allows
 EPOCHS_AFTER, LEARNING_RATE_AFTER = 3, 1e-3
 THEN_FIT = "trained on"
 APPLICATION_RATIO = 8
@@ -84,8 +95,8 @@ def accuracy(model, x, y):
     return 100 * float(np.mean(model.predict(x, batch_size=1000, verbose=0).argmax(-1) == y))
 
 
-def rows_of(name, model, x, x_test, y_test, requests):
-    """Yield the rows of the table of a network."""
+def rows_of(name, model, x, x_test, y_test, widths, requests, others=()):
+    """Yield the rows of the table of a network: float, to the nearest, by requests, by 10 times of other examples."""
 
     def row(how, make):
         start = time.perf_counter()
@@ -107,13 +118,13 @@ def rows_of(name, model, x, x_test, y_test, requests):
         "accuracy": accuracy(model, x_test, y_test),
         "seconds": 0.0,
     }
-    for bits in (8, 6, 5, 4, 3):
+    for bits in widths:
         yield row(f"nearest, {bits} bits", lambda bits=bits: to_nearest(model, bits))
     for request in requests:
         ((key, value),) = request.items()
         yield row(f"`{key}={value}`", lambda request=request: lqs.compress(model, x, **request))
-    yield row("`ratio=10`, 300 examples", lambda: lqs.compress(model, x[:300], ratio=10))
-    yield row("`ratio=10`, without examples", lambda: lqs.compress(model, ratio=10))
+    for what, examples in others:
+        yield row(f"`ratio=10`, {what}", lambda examples=examples: lqs.compress(model, examples, ratio=10))
 
 
 NETWORKS = {"dense": (lambda: networks.dense_network((28, 28, 1), 10), 10), "convolutional": (convolutional, 4)}
@@ -153,7 +164,29 @@ def on_mnist(name, then_fit=False):
     if then_fit:
         replace_rows(rows_after_fit(name, model, data, x, x_test))
     else:
-        replace_rows(rows_of(name, model, x[:NUM_EXAMPLES], x_test, data.y_test, REQUESTS))
+        others = ("300 examples", x[:300]), ("without examples", None)
+        examples = x[:NUM_EXAMPLES], x_test, data.y_test
+        replace_rows(rows_of(name, model, *examples, (8, 6, 5, 4, 3), REQUESTS, others))
+
+
+def record_of(name):
+    """Return the configuration of the float run of a network of the thesis, and the seconds that it took."""
+    record = json.loads((RUNS / f"{RECORDED[name]}.json").read_text())
+    return Config.from_flat(record["config"]), record["environment"]["seconds"]
+
+
+def on_recorded(name):
+    """Measure a network of the thesis with the weights of its float run, and replace its rows of the table."""
+    config, _ = record_of(name)
+    if config.backend != keras.backend.backend():
+        raise SystemExit(f"Network {name} needs KERAS_BACKEND={config.backend}")
+    data = load_dataset(config)
+    training = load_dataset(config.replace(holdout=NUM_RECORDED[name])).x_test  # at the size of test images
+    x, x_test = (images * np.float32(config.data.input_scale) for images in (training, data.x_test))
+    model = make_model(config.replace(regime="pretrained"), data.input_shape, data.num_classes)
+    requests = [*({"max_change": c} for c in (0.005, 0.01)), *({"ratio": r} for r in (10, 20, 30))]
+    others = [("without examples", None)]
+    replace_rows(rows_of(name, model, x, x_test, data.y_test, (8, 6, 4), requests, others))
 
 
 def replace_rows(measured):
@@ -175,7 +208,9 @@ def write_page(table):
     is_application = table["peak_gb"].notna()
     is_after = table["network"].str.contains(THEN_FIT)
     lines = []
-    for text, part in (("", table[~is_application & ~is_after]), (AFTER, table[is_after])):
+    is_recorded = table["network"].isin(RECORDED)
+    parts = ("", ~is_application & ~is_after & ~is_recorded), (recorded_text(), is_recorded), (AFTER, is_after)
+    for text, part in ((text, table[is_part]) for text, is_part in parts if is_part.any()):
         lines += [text, f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
         for name, rows in part.groupby("network", sort=False):
             full = rows.accuracy[rows.how == "float"].item()
@@ -195,6 +230,20 @@ def write_page(table):
     PAGE.write_text("\n".join([TEXT, *made, *lines, ""]), encoding="utf-8")
 
 
+def recorded_text():
+    """Return what the page says of the networks of the thesis."""
+    lines = []
+    for name in RECORDED:
+        config, seconds = record_of(name)
+        size = config.data.image_size
+        training = f"{config.training.epochs} epochs in batches of {config.training.batch_size}"
+        at = f" at {size} x {size} pixels" if size else ""
+        lines.append(
+            f"- `{name}`{at}: {training}, protocol `{config.protocol}`, {seconds / 60:.0f} minutes when recorded."
+        )
+    return RECORDED_TEXT.format(trained="\n".join(lines), **NUM_RECORDED)
+
+
 LARGE_HEADINGS = "network", "parameters", "bytes", "times smaller", "same predictions", "seconds", "peak memory (GB)"
 AFTER = f"""
 ## And then `fit`
@@ -203,6 +252,19 @@ What `lqs.compress` returns goes on training with the scales that it has. Beside
 `lqs.quantize(model, "compact")`, trained for as long; `lqs.TargetSize` brings it to the same bytes. All 60,000 training
 images with their labels, batches of 128, {EPOCHS_AFTER} epochs of Adam from {LEARNING_RATE_AFTER:g} along a cosine. One
 seed.
+"""
+RECORDED_TEXT = """
+## The networks of the thesis
+
+Its networks for CIFAR-10 and Imagenette, trained in float by `study.training`, from seed 42:
+
+{trained}
+
+They were trained on all training images, none was held out. The weights are those of the last epoch, so that the test
+images did not choose them. `lqs.compress` gets {cifar10:,} of CIFAR-10's training images without labels and
+{imagenette:,} of Imagenette's, drawn at random and cut as test images are, and holds out a third of these for
+`max_change`. Accuracy is that on the 10,000 test images of CIFAR-10 and the 3,925 of Imagenette, here its copy that is
+re-encoded at 160 x 160 pixels.
 """
 APPLICATIONS = """
 ## Large networks
@@ -253,6 +315,8 @@ def main():
                 on_mnist(network, then_fit=True)
         elif name in NETWORKS:
             on_mnist(name)
+        elif name in RECORDED:
+            on_recorded(name)
         else:  # each in a process of its own, for the sake of its memory
             application(name) if len(sys.argv) == 2 else subprocess.run([sys.executable, __file__, name], check=True)
     write_page(pd.read_csv(TABLE))
