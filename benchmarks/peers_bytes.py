@@ -41,6 +41,8 @@ TABLE = DATA / "peers_bytes.csv"
 COMMITTED = {
     "mnist": "mnist/compact-code_length-scalar-0.25-scratch-s42-8947ec29",
     "cifar10": "cifar10/compact-code_length-scalar-0.4-scratch-s42-3009a462",
+    "lenet_300_100": "mnist/lenet_300_100-code_length-scalar-0.25-scratch-s42-999552aa",
+    "lenet_5": "mnist/lenet_5_caffe-code_length-scalar-0.25-scratch-s42-97b257fb",
 }
 NUM_CALIBRATION, BATCH_SIZE = 500, 200
 QUALITIES = (-38, -32, -26, -20, -14, -8)  # NNCodec's parameter of the step size, -32 by default
