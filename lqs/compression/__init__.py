@@ -35,8 +35,8 @@ def compress(model, x=None, max_change=None, ratio=None, bytes=None, measure=Non
         model: a built `keras.Model` in float.
         x: inputs like those that the model is for, some hundreds at least: an array, a list or dictionary of arrays, a
             `keras.utils.PyDataset`, `tf.data.Dataset` or generator of batches (of which 4,096 examples are read; labels
-            in `(x, y)` are left out). A third is held out to measure the change. `None` takes random inputs, which
-            is worse, for `ratio` and `bytes` only.
+            in `(x, y)` are left out). A third is held out to measure the change. `None` takes random inputs, for
+            `ratio` and `bytes` only: with convolutions that may be worse than to round to evenly spaced values.
         max_change: the largest change of the outputs, between 0 and 1, as `measure` says.
         ratio: how many times smaller than the parameters in float32 the `.lqs` file is to be.
         bytes: how many bytes the file is to have at most. It will have at least 98 % of them, if any rounding has.
