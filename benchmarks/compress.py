@@ -9,9 +9,9 @@
 compressed by unlabelled training images. Their rows go into `data/compress.csv`, where those of a network that is not
 named stay, and the table of all into `benchmarks/compress.md`. `then_fit` trains on from what `lqs.compress` makes of
 both, beside the same number of epochs from `lqs.quantize`. `cifar10` and `imagenette` are the networks of the thesis
-with the weights of a recorded float run, which is trained first where its weights are not kept. The names of networks
-of `keras.applications` compress these at 64 x 64 pixels, 8 times, with random weights and statistics of normalization
-of their own: for time and memory, and how near their outputs stay.
+with the configuration of a recorded float run, trained first where its weights are not kept. The names of networks of
+`keras.applications` compress these at 64 x 64 pixels, 8 times, with random weights and statistics of normalization of
+their own: for time and memory, and how near their outputs stay.
 """
 
 import json
@@ -211,7 +211,8 @@ def write_page(table):
     is_recorded = table["network"].isin(RECORDED)
     recorded = recorded_text(table.loc[is_recorded, "network"].unique())
     parts = ("", ~is_application & ~is_after & ~is_recorded), (recorded, is_recorded), (AFTER, is_after)
-    for text, part in ((text, table[is_part]) for text, is_part in parts if is_part.any()):
+    for text, is_part in parts:
+        part = table[is_part]
         lines += [text, f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
         for name, rows in part.groupby("network", sort=False):
             full = rows.accuracy[rows.how == "float"].item()
@@ -258,9 +259,10 @@ seed.
 RECORDED_TEXT = """
 ## The networks of the thesis
 
-Trained in float by `study.training`, from seed 42, on all training images. The weights are those of the last epoch, so
-that the test images did not choose them. `lqs.compress` gets some of the training images without labels, drawn at
-random and cut as test images are, and holds out a third of these for `max_change`.
+Trained in float by `study.training`, from seed 42, on all training images; on another machine than that of the record
+the accuracy is another one. The weights are those of the last epoch, so that the test images did not choose them.
+`lqs.compress` gets some of the training images without labels, drawn at random and cut as test images are, and holds
+out a third of these for `max_change`.
 
 {trained}
 """
