@@ -373,8 +373,7 @@ The rows of LiteRT were measured later, on TensorFlow. Silero's sentences were t
 of the Python environment, and were others: the rows "beside LiteRT" show what that changes. LiteRT converts the LSTM of
 Silero for one example at a time alone ("'tf.TensorListReserve' op requires element_shape to be static"). Its
 calibration for int8 ends with a segmentation fault at the loop of the LSTM, so that this row has the loop unrolled: its
-32 steps are in the file one by one. By int8 Magika loses its predictions. The weights are not the cause: a trial with
-the sums, products and hyperbolic tangents of normalization and GELU in float kept most of them.
+32 steps are in the file one by one. By int8 Magika loses its predictions.
 
 """
 
